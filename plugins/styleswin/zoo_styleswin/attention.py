@@ -1,0 +1,97 @@
+"""Double attention: half of the heads attend in windows, the other half in shifted windows (section 3.2).
+
+Shapes: B batch, H W grid, C channels, N heads, D head dim, M windows, T tokens of a window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from zoo_core.errors import UserError
+from zoo_core.interfaces import Attention, Site
+from zoo_styleswin.blocks import plain_linear
+
+
+class WindowAttention(Attention):
+    """Softmax attention within square windows, with a learned bias for each relative position.
+
+    `window`: side of a window in tokens. `full_resolution`: maps up to this side are one window, without a shift.
+    Raises UserError when the heads cannot be halved or the map is not a whole number of windows.
+    """
+
+    mask: Tensor | None
+    index: Tensor
+
+    def __init__(self, site: Site, *, window: int = 8, full_resolution: int = 8) -> None:
+        super().__init__()
+        if site.heads % 2 or site.dim % site.heads:
+            raise UserError(
+                f"window attention splits its heads in two halves, but has {site.heads} heads for {site.dim} channels "
+                f"at {site.resolution} pixels; set an even min_heads that divides the channels."
+            )
+        self.heads = site.heads
+        self.window = site.resolution if site.resolution <= max(full_resolution, window) else window
+        if site.resolution % self.window:
+            raise UserError(f"a map of {site.resolution} is not a whole number of windows of {self.window}.")
+        self.shift = self.window // 2 if self.window < site.resolution else 0
+        self.qkv = plain_linear(site.dim, 3 * site.dim)
+        self.proj = plain_linear(site.dim, site.dim)
+        # One table for each half of the heads: [(2 window - 1)^2, N / 2].
+        self.bias = nn.ParameterList(
+            nn.init.trunc_normal_(torch.empty((2 * self.window - 1) ** 2, site.heads // 2), std=0.02) for _ in range(2)
+        )
+        self.register_buffer("index", relative_index(self.window), persistent=False)
+        mask = shift_mask(site.resolution, self.window, self.shift) if self.shift else None
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[B, H, W, C]` -> `[B, H, W, C]`; `context` is not used."""
+        batch, height, width, channels = x.shape
+        # Features are [q | k | v], each [half A | half B], each half its heads one after another.
+        qkv = self.qkv(x).view(batch, height, width, 3, self.heads, channels // self.heads)
+        tokens = self.window**2
+        bias = torch.cat([*self.bias], 1).index_select(0, self.index)  # one gather: [T * T, N]
+        bias = bias.t().reshape(1, self.heads, tokens, tokens)
+        if not self.shift:
+            return self.proj(self._attend(qkv, bias).flatten(3))
+        half = self.heads // 2
+        plain = self._attend(qkv[..., :half, :], bias[:, :half])
+        shifted = torch.roll(qkv[..., half:, :], (-self.shift, -self.shift), (1, 2))
+        shifted = self._attend(shifted, bias[:, half:] + self.mask)
+        shifted = torch.roll(shifted, (self.shift, self.shift), (1, 2))
+        return self.proj(torch.cat([plain, shifted], 3).flatten(3))
+
+    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """`qkv [B, H, W, 3, N, D]`, `bias [1 or M, N, T, T]` -> `[B, H, W, N, D]`."""
+        batch, height, width, _, heads, dim = qkv.shape
+        side = self.window
+        windows = qkv.view(batch, height // side, side, width // side, side, 3, heads, dim)
+        q, k, v = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, -1, heads, side * side, dim)  # [B, M, N, T, D]
+        if torch.is_grad_enabled():
+            # Not torch's fused attention: on the CPU it falls back to a slower path when the bias has a gradient.
+            logits = torch.matmul(q * dim**-0.5, k.transpose(-2, -1))
+            out = torch.matmul(logits.add_(bias).softmax(-1), v)
+        else:
+            out = scaled_dot_product_attention(q, k, v, bias)
+        out = out.view(batch, height // side, width // side, heads, side, side, dim)
+        return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, heads, dim)
+
+
+def relative_index(window: int) -> Tensor:
+    """Row of the bias table for each query and key of a window, by the query's position minus the key's: `[T * T]`."""
+    side = torch.arange(window)
+    offset = side[:, None] - side + window - 1  # [query, key] on one axis
+    rows, columns = offset[:, None, :, None], offset[None, :, None, :]
+    return (rows * (2 * window - 1) + columns).flatten()
+
+
+def shift_mask(resolution: int, window: int, shift: int) -> Tensor:
+    """-100 between tokens of a shifted window that were not neighbours before the map was rolled: `[M, 1, T, T]`."""
+    position = torch.arange(resolution)
+    part = (position >= resolution - window).long() + (position >= resolution - shift).long()
+    label = part[:, None] * 3 + part
+    count = resolution // window
+    label = label.view(count, window, count, window).transpose(1, 2).reshape(count * count, 1, window * window)
+    return (label[..., :, None] != label[..., None, :]).float() * -100.0

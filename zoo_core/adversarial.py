@@ -1,0 +1,195 @@
+"""The stage that a GAN paper fills in: its losses as phases, its penalties as options of the recipe's loss section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from zoo_core.augment import augment
+from zoo_core.errors import UserError
+from zoo_core.interfaces import Discriminator, LatentGenerator, Loss
+from zoo_core.losses import consistency, r1_penalty
+from zoo_core.parts import Parts, checked
+from zoo_core.program import Average, Batch, Clock, Phase, Schedule, Stage
+from zoo_core.recipe import Recipe
+from zoo_core.rng import Rng
+from zoo_core.schema import build, options_of
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the loss section of an adversarial recipe may say beside the loss's own options. 0 and () are off."""
+
+    r1: float = 0.0
+    """gamma in R1 = gamma / 2 * mean ||d D(real) / d image||^2."""
+    r1_every: int = 16
+    """R1 runs in every so many steps, with its weight multiplied by as many."""
+    consistency_real: float = 0.0
+    """Weight of bCR's real half: the judgement should not change under `consistency_augment`."""
+    consistency_fake: float = 0.0
+    consistency_augment: tuple[str, ...] = ("flip", "translation", "brightness", "saturation", "contrast", "cutout")
+    augment: tuple[str, ...] = ()
+    """DiffAugment: every image that the discriminator sees, real or fake, in both networks' phases."""
+    generator_every: int = 1
+    """The generator takes one step for so many of the discriminator's."""
+
+    def __post_init__(self) -> None:
+        for name in ("r1", "consistency_real", "consistency_fake"):
+            if getattr(self, name) < 0:
+                raise UserError(f"loss.{name} cannot be negative.")
+        for name in ("r1_every", "generator_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"loss.{name} must be at least 1.")
+
+
+class Game:
+    """A generator against a discriminator: the phases and what else a stage needs."""
+
+    def __init__(self, recipe: Recipe, parts: Parts) -> None:
+        if parts.discriminator is None or parts.loss is None:
+            raise UserError(f"{recipe.plugin} trains adversarially: the recipe needs discriminator and loss sections.")
+        if not isinstance(parts.generator, LatentGenerator):
+            raise UserError(f"the generator {recipe.generator.name} draws no latent vector; it has a stage of its own.")
+        self.recipe = recipe
+        self.generator: LatentGenerator = parts.generator
+        self.discriminator: Discriminator = parts.discriminator
+        self.terms, self.loss = _split(parts)
+        if self.terms.r1:
+            _check_second_order(self.discriminator)
+
+    def fake(self, rng: Rng, labelled: bool) -> tuple[Tensor, Tensor | None]:
+        """Draw z (and uniform labels) and generate."""
+        label = rng.fork("label").integers(0, self.recipe.data.condition) if labelled else None
+        return self.generator(self.generator.latent(rng.fork("z")), label), label
+
+    def judge(self, image: Tensor, label: Tensor | None, rng: Rng) -> Tensor:
+        """The discriminator behind DiffAugment, if there is any."""
+        return self.discriminator(augment(image, rng, self.terms.augment), label)
+
+    def discriminator_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The loss on fakes and reals, with bCR when the recipe asks for it."""
+        terms = self.terms
+        with torch.no_grad():
+            fake, fake_label = self.fake(batch.rng, batch.label is not None)
+        with self.discriminator.on_fakes():
+            fake_logits = self.judge(fake, fake_label, batch.rng.fork("augment fake"))
+        real_logits = self.judge(batch.image, batch.label, batch.rng.fork("augment real"))
+        total = self.loss.discriminator(real_logits, fake_logits)
+        clock.record("discriminator", total)
+        clock.record("logits_real", real_logits)
+        clock.record("logits_fake", fake_logits)
+        if terms.consistency_fake:
+            changed = augment(fake, batch.rng.fork("consistency fake"), terms.consistency_augment)
+            with self.discriminator.on_fakes():
+                term = consistency(fake_logits, self.discriminator(changed, fake_label))
+            clock.record("consistency_fake", term)
+            total = total + terms.consistency_fake * term
+        if terms.consistency_real:
+            changed = augment(batch.image, batch.rng.fork("consistency real"), terms.consistency_augment)
+            term = consistency(real_logits, self.discriminator(changed, batch.label))
+            clock.record("consistency_real", term)
+            total = total + terms.consistency_real * term
+        return {"discriminator": total}
+
+    def r1_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Lazy R1 on the step's real images, without augmentation."""
+        penalty = r1_penalty(lambda image: self.discriminator(image, batch.label), batch.image)
+        clock.record("r1", penalty)
+        return {"discriminator": 0.5 * self.terms.r1 * self.terms.r1_every * penalty}
+
+    def generator_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The generator's loss on fresh fakes."""
+        fake, label = self.fake(batch.rng, batch.label is not None)
+        with self.discriminator.on_fakes():
+            total = self.loss.generator(self.judge(fake, label, batch.rng.fork("augment fake")))
+        clock.record("generator", total)
+        return {"generator": total}
+
+    def phases(self, order: Sequence[str] = ("discriminator", "r1", "generator")) -> tuple[Phase, ...]:
+        """The phases that the recipe switches on, in the paper's order."""
+        clip = {name: spec.clip_norm for name, spec in self.recipe.train.optimizers.items()}
+        known = {
+            "discriminator": Phase(
+                "discriminator", ("discriminator",), self.discriminator_loss, clip_norm=clip.get("discriminator", 0.0)
+            ),
+            "r1": Phase("r1", ("discriminator",), self.r1_loss, every=self.terms.r1_every),
+            "generator": Phase(
+                "generator",
+                ("generator",),
+                self.generator_loss,
+                every=self.terms.generator_every,
+                clip_norm=clip.get("generator", 0.0),
+            ),
+        }
+        return tuple(known[name] for name in order if name != "r1" or self.terms.r1)
+
+    def averages(self) -> tuple[Average, ...]:
+        """The moving averages that the recipe asks for."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        specs = self.recipe.train.averages
+        for name in specs:
+            if name not in networks:
+                raise UserError(f"train.averages.{name}: there is no such network; there is {', '.join(networks)}.")
+        return tuple(Average(name, networks[name], spec) for name, spec in specs.items())
+
+    def stage(
+        self,
+        optimizers: dict[str, torch.optim.Optimizer],
+        *,
+        order: Sequence[str] = ("discriminator", "r1", "generator"),
+        schedules: dict[str, Schedule] | None = None,
+    ) -> Stage:
+        """The whole stage around a paper's own optimizers."""
+        decay = linear_decay(self.recipe.train.decay_from_images)
+        return Stage(
+            networks={"generator": self.generator, "discriminator": self.discriminator},
+            optimizers=optimizers,
+            phases=self.phases(order),
+            averages=self.averages(),
+            schedules={name: decay for name in optimizers} | (schedules or {}),
+        )
+
+    def optimizer_spec(self, name: str):
+        """The recipe's optimizer of one network. Raises UserError when it has none."""
+        specs = self.recipe.train.optimizers
+        for given in specs:
+            if given not in ("generator", "discriminator"):
+                raise UserError(f"train.optimizers.{given}: there is no such network; there is generator, discriminator.")
+        if name not in specs:
+            raise UserError(f"the recipe has no train.optimizers.{name}; give it an lr.")
+        return specs[name]
+
+
+def linear_decay(start_images: int) -> Schedule:
+    """A factor of 1 until `start_images`, then falling linearly to 0 at the end; 0 is off."""
+
+    def factor(clock: Clock) -> float:
+        if not start_images or clock.images <= start_images:
+            return 1.0
+        return max(0.0, (clock.total_images - clock.images) / (clock.total_images - start_images))
+
+    return factor
+
+
+def _split(parts: Parts) -> tuple[Terms, Loss]:
+    """Tell the stage's options from the loss's own."""
+    ours = {field.name for field in fields(Terms)}
+    known = options_of(parts.loss)
+    terms = {name: value for name, value in parts.loss_options.items() if name in ours}
+    own = {name: value for name, value in parts.loss_options.items() if name not in ours}
+    for name in own:
+        if name not in known:
+            checked({name: own[name]}, {key: None for key in (*known, *ours)}, "loss")  # names the nearest of all
+    return build(Terms, terms, "loss"), parts.loss(**checked(own, known, "loss"))
+
+
+def _check_second_order(discriminator: Discriminator) -> None:
+    for name, module in discriminator.named_modules():
+        if not getattr(module, "second_order", True):
+            raise UserError(
+                f"R1 differentiates the discriminator twice, which its {name} ({type(module).__name__}) cannot; "
+                "choose another attention there, or set loss.r1=0."
+            )

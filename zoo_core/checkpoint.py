@@ -1,0 +1,208 @@
+"""Checkpoints: safetensors and JSON, written whole or not at all, verified before they are believed.
+
+    checkpoints/step-N/
+        networks.safetensors     network/parameter or buffer
+        averages.safetensors     network/parameter or buffer of the moving averages
+        optimizers.safetensors   network/index/moment
+        state.json               step, images, stage
+        manifest.json            size and sha256 of each file above; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zoo_core.errors import UserError
+from zoo_core.program import Stage
+
+MANIFEST = "manifest.json"
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint folder."""
+
+    path: Path
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """One file's tensors, `networks`, `averages` or `optimizers`, on the CPU."""
+        return load_file(self.path / f"{name}.safetensors")
+
+    def network(self, name: str, *, averaged: bool = False) -> dict[str, Tensor] | None:
+        """The state dict of one network, or None when the file does not have it."""
+        prefix = f"{name}/"
+        tensors = self.tensors("averages" if averaged else "networks")
+        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        return found or None
+
+
+def save(folder: Path, stage: Stage, state: Mapping[str, Any], keep: int) -> Path:
+    """Write `folder/step-N` and prune older ones down to `keep`. Raises UserError when the disk refuses."""
+    final = folder / f"step-{state['step']}"
+    temporary = folder / f".step-{state['step']}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name, tensors in _collect(stage).items():
+            save_file(tensors, temporary / f"{name}.safetensors")
+        (temporary / "state.json").write_text(json.dumps(dict(state), indent=1))
+        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in temporary.iterdir()}
+        for path in temporary.iterdir():
+            _sync(path)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _sync(temporary / MANIFEST)
+        _sync(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"cannot write the checkpoint {final} ({getattr(error, 'strerror', None) or error}); "
+            "free some space and repeat the command, which goes on from the checkpoint before it."
+        ) from error
+    for old in _found(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest(folder: Path, warn=print) -> Checkpoint | None:
+    """The newest checkpoint that verifies; None when there never was one.
+
+    Each that does not verify is named to `warn`. Raises UserError when there are checkpoints and none verifies.
+    """
+    found = _found(folder)
+    for path in found:
+        try:
+            return open_checkpoint(path)
+        except UserError as error:
+            warn(str(error))
+    if found:
+        raise UserError(f"no checkpoint in {folder} can be used; name another run with --out, or delete this one.")
+    return None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Verify one checkpoint folder. Raises UserError that names the file that is wrong."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name, entry in manifest.items():
+            file = path / Path(name).name
+            if file.stat().st_size != entry["bytes"]:
+                raise UserError(f"the checkpoint {path} is damaged: {name} has another size than its manifest says.")
+            if _sha256(file) != entry["sha256"]:
+                raise UserError(f"the checkpoint {path} is damaged: {name} does not match its checksum.")
+        if not {"state.json", "networks.safetensors"} <= set(manifest):
+            raise UserError(f"the checkpoint {path} is not complete.")
+        state = json.loads((path / "state.json").read_text())
+        int(state["step"])
+    except FileNotFoundError as error:
+        raise UserError(f"the checkpoint {path} is not complete: {Path(error.filename).name} is missing.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the checkpoint {path} cannot be read ({error}).") from None
+    return Checkpoint(path, state)
+
+
+def restore(checkpoint: Checkpoint, stage: Stage) -> None:
+    """Load everything into the stage's objects. Raises UserError when a tensor is missing, left over or misshapen."""
+    networks, averages = checkpoint.tensors("networks"), checkpoint.tensors("averages")
+    for name, network in stage.networks.items():
+        load_exactly(network, _under(networks, name), f"{checkpoint.path}: {name}")
+    for average in stage.averages:
+        load_exactly(average.network, _under(averages, average.of), f"{checkpoint.path}: averaged {average.of}")
+    saved = checkpoint.tensors("optimizers")
+    for name, optimizer in stage.optimizers.items():
+        _restore_optimizer(optimizer, _under(saved, name), f"{checkpoint.path}: optimizer of {name}")
+
+
+def load_exactly(network: torch.nn.Module, tensors: Mapping[str, Tensor], place: str) -> None:
+    """`load_state_dict`, strict, whose complaint is one sentence."""
+    own = network.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
+    for fault, keys in (("lacks", missing), ("has unknown", extra), ("has a wrong shape for", sorted(shapes))):
+        if keys:
+            raise UserError(f"{place} does not fit this recipe: it {fault} {', '.join(keys[:3])} ({len(keys)} in all).")
+    network.load_state_dict(tensors)
+
+
+def _collect(stage: Stage) -> dict[str, dict[str, Tensor]]:
+    networks = {
+        f"{name}/{key}": value for name, network in stage.networks.items() for key, value in network.state_dict().items()
+    }
+    averages = {
+        f"{average.of}/{key}": value for average in stage.averages for key, value in average.network.state_dict().items()
+    }
+    moments = {
+        f"{name}/{index}/{moment}": value
+        for name, optimizer in stage.optimizers.items()
+        for index, state in optimizer.state_dict()["state"].items()
+        for moment, value in state.items()
+    }
+    return {"networks": _own(networks), "averages": _own(averages), "optimizers": _own(moments)}
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU copies: safetensors refuses tensors that share memory."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], place: str) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, moment = key.split("/")
+        state.setdefault(int(index), {})[moment] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in state.items():
+        if index >= len(parameters) or moments["exp_avg"].shape != parameters[index].shape:
+            raise UserError(f"{place} does not fit this recipe.")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _found(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    if not folder.is_dir():
+        return []
+    steps = {int(match[1]): path for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))}
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

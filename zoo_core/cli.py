@@ -1,0 +1,50 @@
+"""The command line. A command's module is imported only when it is needed, and imports torch only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from zoo_core import __version__
+from zoo_core.errors import UserError
+
+COMMANDS = ("train", "sample", "evaluate", "list", "show", "plugins")
+
+
+class Commands(click.Group):
+    """Finds `zoo NAME` in `zoo_core.commands.NAME`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"zoo_core.commands.{name}").command
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="zoo")
+def zoo() -> None:
+    """Attention-based image generators as plugins: train, sample, measure and compare them on equal terms."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message on stderr and exit code 2."""
+    try:
+        code = zoo.main(prog_name="zoo", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 2)
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,65 @@
+"""`zoo show`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("show")
+@click.argument("name")
+@click.option("--recipe", default="", help="A recipe by name or file: the resolved recipe, the phases, the sizes.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Any value of the recipe; repeatable.")
+def command(name: str, recipe: str, settings: tuple[str, ...]) -> None:
+    """A plugin's paper, components and recipes; with --recipe, all that the recipe decides."""
+    if recipe or settings:
+        _show_recipe(name, recipe, settings)
+    else:
+        _show_plugin(name)
+
+
+def _show_plugin(name: str) -> None:
+    from zoo_core import catalog, recipe
+    from zoo_core.plugins import installed
+    from zoo_core.spec import KINDS
+
+    plugin = catalog.plugin(name)
+    origin = installed().loaded[name]
+    click.echo(f"{name}: {plugin.summary}")
+    if plugin.paper:
+        source = f"arXiv {plugin.paper.arxiv}" if plugin.paper.arxiv else ""
+        click.echo(f"paper: {', '.join(filter(None, (plugin.paper.title, source, plugin.paper.venue)))}")
+    click.echo(f"package: {origin.package} {origin.version}")
+    for kind in KINDS:
+        for component, reference in sorted(plugin.components(kind).items()):
+            click.echo(f"{kind}: {name}/{component} ({reference})")
+    recipes = [f"{known} (default)" if known == plugin.recipe else known for known in recipe.names(name)]
+    click.echo(f"recipes: {', '.join(recipes) or 'none'}")
+    for title, weights in plugin.weights.items():
+        click.echo(f"weights: {title}: {weights.url} ({weights.license}) {weights.note}".rstrip())
+
+
+def _show_recipe(name: str, given: str, settings: tuple[str, ...]) -> None:
+    import torch
+
+    from zoo_core import parts, recipe, session
+
+    wanted = recipe.load(name, given, [recipe.parse_set(text) for text in settings])
+    if wanted.data.labels and not wanted.data.condition:
+        wanted, _ = session.open_data(wanted)
+    wanted = parts.complete(wanted)
+    click.echo(recipe.to_yaml(wanted))
+    with torch.device("meta"):
+        stages = session.build_stages(wanted, parts.build(wanted))
+    for stage in stages:
+        click.echo(f"stage {stage.name}: {stage.images or wanted.train.images:,} images")
+        click.echo(f"  {'phase':<16} {'trains':<26} {'every':>5} {'start':>7} {'clip':>5}")
+        for phase in stage.phases:
+            clip = f"{phase.clip_norm:g}" if phase.clip_norm else "-"
+            click.echo(f"  {phase.name:<16} {', '.join(phase.trains):<26} {phase.every:>5} {phase.start:>7} {clip:>5}")
+        for network, module in stage.networks.items():
+            trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+            optimizer = stage.optimizers.get(network)
+            rate = f", lr {optimizer.param_groups[0]['lr']:g}" if optimizer else ""
+            click.echo(f"  {network}: {trainable:,} trainable parameters{rate}")
+        for average in stage.averages:
+            click.echo(f"  average of {average.of}: {average.spec}")

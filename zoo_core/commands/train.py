@@ -1,0 +1,67 @@
+"""`zoo train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("train")
+@click.option("--plugin", required=True, help="The paper to train; see `zoo list`.")
+@click.option("--recipe", default="", help="A recipe of the plugin by name, or a YAML file. [default: the plugin's own]")
+@click.option("--data", default="", help="A folder (subfolders are classes) or a zip of images. [default: drawn]")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/PLUGIN-RECIPE]")
+@click.option("--attention", default="", help="Another attention for the generator, such as stylenat/hydra.")
+@click.option("--discriminator", default="", help="Another discriminator.")
+@click.option("--loss", default="", help="Another adversarial loss.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Any value of the recipe; repeatable.")
+@click.option("--tracker", multiple=True, help="Also log to an accelerate tracker (tensorboard, wandb, ...).")
+@click.option("--no-measure", is_flag=True, help="Skip the figures before the first step and after the last.")
+def command(
+    plugin: str,
+    recipe: str,
+    data: str,
+    out: Path | None,
+    attention: str,
+    discriminator: str,
+    loss: str,
+    settings: tuple[str, ...],
+    tracker: tuple[str, ...],
+    no_measure: bool,
+) -> int:
+    """Train a paper's model, or go on with a run that was stopped: repeat the same command."""
+    from zoo_core import recipe as recipes
+
+    changes: list[tuple[str, Any]] = []
+    if data:
+        changes.append(("data.source", data if data == "drawn" else str(Path(data).expanduser().resolve())))
+    sugar = {"generator.attention": attention, "discriminator": discriminator, "loss": loss}
+    changes += [(path, {"name": name}) for path, name in sugar.items() if name]
+    changes += [recipes.parse_set(text) for text in settings]
+    wanted = recipes.load(plugin, recipe, changes)
+    folder = out or Path("runs") / f"{plugin}-{Path(recipe).stem or _default_recipe(plugin)}"
+
+    from zoo_core import evaluation, session
+
+    measure = None if no_measure or not wanted.evaluate.num else evaluation.Measurer(wanted, folder, click.echo)
+    outcome = session.train(wanted, folder, trackers=tracker, say=click.echo, measure=measure)
+    if not outcome.finished:
+        click.echo(f"Stopped and saved. To go on, repeat the command:\n  zoo {' '.join(map(_quote, sys.argv[1:]))}")
+        return 130
+    click.echo(f"Done: {folder}/samples has the pictures. More: zoo sample {folder} --num 64")
+    return 0
+
+
+def _default_recipe(plugin: str) -> str:
+    from zoo_core import catalog
+
+    return catalog.plugin(plugin).recipe
+
+
+def _quote(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)

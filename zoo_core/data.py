@@ -1,0 +1,190 @@
+"""The data door: a folder, a zip or the built-in drawings, as one array of square images, in an order per epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo_core import cache, ingest
+from zoo_core.cache import Filled, Form, Stored, Writer
+from zoo_core.errors import UserError, did_you_mean
+from zoo_core.images import CROPS, FILTERS
+from zoo_core.rng import seed_of
+from zoo_core.sources import open_source
+
+DRAWN = "drawn"
+"""The name of the built-in set."""
+
+_log = logging.getLogger(__name__)
+_WARNINGS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Square images and where they came from."""
+
+    images: np.ndarray
+    """uint8 `[N, H, W, 3]`, mapped from disk, read-only."""
+    labels: np.ndarray | None
+    """int64 `[N]`, None when the source has no classes."""
+    classes: tuple[str, ...]
+    """Class names by label; () when the source has no classes."""
+    name: str
+    key: str
+    """Name of the cache's entry: differs whenever the images or what was done to them differ."""
+    content: str
+    """sha256, hex, of file names and bytes (or the drawings' version); a zip and the same files in a folder agree."""
+    resolution: int
+    filter: str
+    crop: str
+    rejected: tuple[tuple[str, str], ...]
+    """(file, reason) of each bad file."""
+    meta: dict[str, Any] = field(repr=False)
+    """What the cache's meta.json says."""
+    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def describe(self) -> dict[str, Any]:
+        """All that moves a figure measured on these images, for a manifest."""
+        same = {key: self.meta[key] for key in ("content", "resolution", "filter", "crop", "alpha", "pillow", "num")}
+        return {"name": self.name, **same, "classes": list(self.classes), "num_rejected": len(self.rejected)}
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of one epoch, a permutation `[N]`: a function of (seed, epoch) alone."""
+        if (seed, epoch) not in self._orders:
+            # Sorting raw words, for numpy promises these for ever, but not what its `permutation` makes of them.
+            words = np.random.Philox(seed_of(seed, "data", epoch)).random_raw(len(self))
+            while len(self._orders) > 1:
+                self._orders.pop(next(iter(self._orders)), None)
+            order = np.argsort(words, kind="stable")
+            order.setflags(write=False)
+            self._orders[seed, epoch] = order
+            return order
+        return self._orders[seed, epoch]
+
+    def rows(self, start: int, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Images `start` to `start + num` of the endless row of epochs: see `take`. No image is left out at a seam."""
+        parts = []
+        while num > 0:
+            epoch, offset = divmod(start, len(self))
+            part = self.order(seed, epoch)[offset : offset + num]
+            parts.append(part)
+            start, num = start + len(part), num - len(part)
+        return self.take(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64))
+
+    def take(self, index: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """The images numbered `index [n]`: uint8 `[n, 3, H, W]`, and labels int64 `[n]` or None."""
+        images = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).contiguous()
+        return images, None if self.labels is None else torch.from_numpy(self.labels[index])
+
+    def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Two random halves, sorted, of equal size, no image in both: for real against real."""
+        if len(self) < 2:
+            raise UserError(f"{self.name} has {len(self)} image; two halves need two.")
+        order = np.argsort(np.random.Philox(seed_of(seed, "halves")).random_raw(len(self)), kind="stable")
+        half = len(self) // 2
+        return np.sort(order[:half]), np.sort(order[half : 2 * half])
+
+
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """Mirror left and right the `images [B, C, H, W]` that `which [B]`, bool, names."""
+    return torch.where(which.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def open_images(
+    source: str | os.PathLike[str] | None,
+    resolution: int,
+    *,
+    filter: str = "lanczos",
+    crop: str = "center",
+    progress: bool = True,
+) -> ImageSet:
+    """Open a folder, a zip, or ("", "drawn" or None) the built-in set, at `resolution` pixels a side.
+
+    The first time every image is read, and each bad file is named once; later runs map the cached array. Drawings are
+    made at their size, so that `filter` and `crop` do not touch them. A folder called `drawn` is `./drawn`.
+    Raises UserError for a missing or damaged source, one with no images or too many bad ones, an unknown filter or
+    crop, and a cache that cannot be written.
+    """
+    if resolution < 1:
+        raise UserError(f"the resolution must be at least 1, not {resolution}.")
+    for option, value, known in (("filter", filter, FILTERS), ("crop", crop, CROPS)):
+        if value not in known:
+            raise UserError(f'no {option} "{value}"{did_you_mean(value, known)}')
+    if source is None or str(source) in ("", DRAWN):
+        return _drawn(resolution, progress)
+
+    form = Form(resolution, filter, crop)
+    opened = open_source(source)
+    path = opened.path.resolve()
+    name = path.name if path.is_dir() else path.stem
+    fingerprint = opened.fingerprint()
+    stored = cache.lookup(fingerprint, form)
+    if stored is not None:
+        result = _image_set(stored, name)
+        if result.rejected and progress:
+            _log.warning("%d bad files are left out, see %s", len(result.rejected), stored.folder / "meta.json")
+        return result
+
+    built = False
+
+    def fill(writer: Writer) -> Filled:
+        nonlocal built
+        built = True
+        return ingest.ingest(opened, form, writer, progress)
+
+    stored = cache.build(fingerprint, form, fill, len(opened.entries))
+    result = _image_set(stored, name)
+    if built:  # not by another process, which has said it then
+        _report(result, stored.folder / "meta.json")
+    return result
+
+
+def _drawn(resolution: int, progress: bool) -> ImageSet:
+    from zoo_core import drawn
+
+    drawn.draw(np.arange(0), resolution)  # refuses a size that it is not made for before anything is written
+    form = Form(resolution, "none", "none")
+    content = hashlib.sha256(repr((DRAWN, drawn.VERSION, drawn.NUM, drawn.NAMES)).encode()).hexdigest()
+    stored = cache.lookup(content, form)
+    if stored is None:
+        stored = cache.build(content, form, lambda writer: ingest.draw(content, form, writer, progress), drawn.NUM)
+    return _image_set(stored, DRAWN)
+
+
+def _image_set(stored: Stored, name: str) -> ImageSet:
+    meta = stored.meta
+    return ImageSet(
+        images=stored.images,
+        labels=stored.labels,
+        classes=tuple(meta["classes"]),
+        name=name,
+        key=stored.folder.name,
+        content=meta["content"],
+        resolution=meta["resolution"],
+        filter=meta["filter"],
+        crop=meta["crop"],
+        rejected=tuple((file, reason) for file, reason in meta["rejected"]),
+        meta=meta,
+    )
+
+
+def _report(images: ImageSet, listed: Path) -> None:
+    """Name each bad file once, in one line."""
+    for file, reason in images.rejected[:_WARNINGS]:
+        _log.warning("%s is left out: %s", file, reason)
+    if len(images.rejected) > _WARNINGS:
+        _log.warning("and %d more; all are listed in %s", len(images.rejected) - _WARNINGS, listed)
+    num_enlarged, side = images.meta["num_enlarged"], images.resolution
+    if num_enlarged:
+        _log.warning("%d of %d images are under %d pixels and are enlarged", num_enlarged, len(images), side)

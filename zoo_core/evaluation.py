@@ -1,0 +1,172 @@
+"""Measure a generator against real images: figures, their floor, and structure where the data knows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo_core import metrics, sampling
+from zoo_core.data import DRAWN, ImageSet
+from zoo_core.errors import UserError
+from zoo_core.extractors import Extractor, Features, image_batches, open_extractor
+from zoo_core.interfaces import Generator
+from zoo_core.metrics import Figure
+from zoo_core.progress import counting
+from zoo_core.recipe import Recipe
+from zoo_core.runs import write_text
+from zoo_core.structure import report as structure_report
+
+FILE = "evaluation.json"
+REFERENCE = "train"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one measurement found."""
+
+    figures: list[Figure]
+    floor: list[Figure]
+    structure: dict[str, dict[str, float]]
+    """By figure: its value on the samples, on real images, and on both with their halves shuffled."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a number that could not be read is null."""
+        rows = {name: [dataclasses.asdict(figure) for figure in getattr(self, name)] for name in ("figures", "floor")}
+        return _finite({**rows, "structure": self.structure})
+
+
+def measure(
+    generator: Generator,
+    images: ImageSet,
+    *,
+    num: int,
+    extractor: str = "random-conv",
+    weights: str | Path | None = None,
+    metrics_wanted: Sequence[str] | None = None,
+    seed: int = 0,
+    num_real: int | None = None,
+    batch: int = 64,
+) -> Report:
+    """Draw `num` images and compare them with `num_real` real ones (None: as many; 0: all).
+
+    Raises UserError when the extractor cannot be had, a metric is unknown, or there are too few real images.
+    """
+    device = next(generator.parameters()).device
+    opened = open_extractor(extractor, weights, device)
+    wanted = min(num, len(images)) if num_real is None else num_real or len(images)
+    real = _real_features(images, opened, min(len(images), max(wanted, 2 * num)))
+    with counting("sampling", num) as advance:
+        drawn = torch.cat(list(sampling.draw(generator, num, seed, batch=batch, progress=advance)))
+    with counting("measuring", num) as advance:
+        fake = opened.features(drawn.split(256), num, advance)
+    found = metrics.figures(fake, real.take(wanted), reference=REFERENCE, metrics=metrics_wanted)
+    floor = metrics.floor(real, num, reference=REFERENCE, metrics=metrics_wanted)
+    return Report(found, floor, _structure(drawn, images, num))
+
+
+def format_report(report: Report, before: Report | None = None) -> str:
+    """A table for people: each figure, at the start if known, now, and its floor."""
+    floors = {_bare(figure.name): figure for figure in report.floor}
+    starts = {figure.name: figure for figure in before.figures} if before else {}
+    lines = []
+    for figure in report.figures:
+        parts = [f"{figure.name} = {figure.value:.4g}"]
+        if figure.std is not None:
+            parts[0] += f" (spread {figure.std:.2g})"
+        if figure.name in starts:
+            parts.append(f"at step 0: {starts[figure.name].value:.4g}")
+        floor = floors.get(_bare(figure.name))
+        if floor is not None:
+            parts.append(f"floor, real against real: {floor.value:.4g}")
+        lines.append("; ".join(parts))
+        lines += [f"  note: {note}" for note in {figure.note, floor.note if floor else ""} if note]
+    if report.structure:
+        columns = ("images", "real", "real_shuffled")
+        lines.append(f"{'structure':<18}" + "".join(f"{name.replace('_', ' '):>15}" for name in columns))
+        for name, row in report.structure.items():
+            lines.append(f"{name:<18}" + "".join(f"{row[column]:>15.3f}" for column in columns))
+    return "\n".join(lines)
+
+
+class Measurer:
+    """Measures a run before its first step and after its last, keeps both in evaluation.json, and says so."""
+
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+        self._spec, self._seed = recipe.evaluate, recipe.train.seed
+        self._folder, self._say = folder, say
+        open_extractor(self._spec.extractor)  # a run must not find out at its end that it cannot be measured
+
+    def __call__(self, when: str, generator: Generator, images: ImageSet) -> None:
+        spec = self._spec
+        self._say(f"Measuring {spec.num:,} samples with {spec.extractor} ...")
+        found = measure(
+            generator,
+            images,
+            num=spec.num,
+            extractor=spec.extractor,
+            metrics_wanted=spec.metrics,
+            seed=self._seed,
+        )
+        kept = read(self._folder)
+        kept[when] = found.to_dict()
+        write(self._folder, kept)
+        if when == "end":
+            before = kept.get("start")
+            self._say(format_report(found, _restore(before) if before else None))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What evaluation.json of a run holds, {} when there is none."""
+    try:
+        return json.loads((folder / FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / FILE} cannot be read ({error}); delete it to measure anew.") from None
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Replace evaluation.json."""
+    write_text(folder / FILE, json.dumps(content, indent=1))
+
+
+def _real_features(images: ImageSet, extractor: Extractor, num: int) -> Features:
+    key = {"extractor": extractor.identity, "data": images.describe(), "num": num, "seed": 0}
+
+    def compute() -> Features:
+        with counting("measuring real images", num) as advance:
+            return extractor.features(image_batches(images.images, num), num, advance)
+
+    return metrics.cached_features(key, compute)
+
+
+def _structure(drawn: torch.Tensor, images: ImageSet, num: int) -> dict[str, dict[str, float]]:
+    """Only the built-in drawings have parts that are known to belong together."""
+    if images.name != DRAWN:
+        return {}
+    real = torch.cat(list(image_batches(images.images, min(num, len(images)))))
+    return structure_report(drawn.permute(0, 2, 3, 1).numpy(), real.permute(0, 2, 3, 1).numpy())
+
+
+def _restore(content: dict[str, Any]) -> Report:
+    rows = {name: [Figure(**figure) for figure in content[name]] for name in ("figures", "floor")}
+    return Report(**rows, structure=content["structure"])
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("floor:").split("@")[0]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

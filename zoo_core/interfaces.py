@@ -1,0 +1,171 @@
+"""The four interfaces that a paper fills in: Generator, Discriminator, Attention, Loss.
+
+Shapes: images `[B, 3, H, W]` float; labels `[B]` int64 or None; token grids `[B, H, W, C]`.
+A part is built by keyword only, and its keyword-only arguments are its options:
+
+    generator      factory(*, resolution: int, num_classes: int, **options)
+    discriminator  factory(*, resolution: int, num_classes: int, **options)
+    attention      factory(site, *, **options)
+    loss           factory(*, **options)
+
+`num_classes` is 0 for unlabelled data. An option named `attention` is given as a function `Site -> Attention`
+(None: the paper's own).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An affine pixel space: `value = (unit - mean) / std`, `unit` in [0, 1], per colour channel.
+
+    Training, `generator(z)` and `discriminator(image)` live in the recipe's space; `sample` answers in [-1, 1].
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def encode(self, unit: Tensor) -> Tensor:
+        """[0, 1] -> this space."""
+        return (unit - self._of(self.mean, unit)) / self._of(self.std, unit)
+
+    def decode(self, image: Tensor) -> Tensor:
+        """This space -> [0, 1], not clamped."""
+        return image * self._of(self.std, image) + self._of(self.mean, image)
+
+    @staticmethod
+    def _of(values: tuple[float, float, float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(3, 1, 1)
+
+
+PIXELS = {
+    "symmetric": Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Pixel spaces by the name that a recipe gives in `data.pixels`."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an attention module stands in its host."""
+
+    dim: int
+    """Channels of the tokens."""
+    heads: int
+    """Attention heads; divides `dim`."""
+    resolution: int
+    """Side of the square token grid."""
+    layer: int = 0
+    """Running number of the attention layer in its host; lets windows alternate."""
+    context_dim: int | None = None
+    """Channels of the `context` tokens that the host passes, None when it passes none."""
+
+
+class Attention(nn.Module, ABC):
+    """A token mixer. Owns qkv, mixing, positional bias and output projection; the host owns norm, residual and gain."""
+
+    second_order: bool = True
+    """Whether it can be differentiated twice; required inside a discriminator that takes R1."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`x [B, H, W, C]`, `context [B, L, context_dim]` -> `[B, H, W, C]`."""
+
+
+AttentionFactory = Callable[[Site], Attention]
+
+
+class Generator(nn.Module, ABC):
+    """Anything that draws images."""
+
+    resolution: int
+    num_classes: int = 0
+    pixels: Pixels = PIXELS["symmetric"]
+    """The space that the network itself draws in; the recipe's `data.pixels`."""
+
+    @abstractmethod
+    def sample(self, num: int, label: Tensor | None = None, rng: Rng | None = None) -> Tensor:
+        """Draw `num` images `[num, 3, H, W]` in [-1, 1]. A paper's knobs are keyword-only arguments of its own."""
+
+    def complete(self, num: int, label: Tensor | None, rng: Rng | None) -> tuple[Tensor | None, Rng]:
+        """Fill in what the caller of `sample` left out: a fresh `rng`, and a uniform label where one is needed.
+
+        Raises ValueError when a label is given to an unconditional generator, is out of range or of another shape.
+        """
+        device = next(self.parameters()).device
+        rng = rng or Rng.fresh(num, device)
+        if len(rng) != num:
+            raise ValueError(f"the rng has {len(rng)} rows, {num} images were asked for")
+        if self.num_classes == 0:
+            if label is not None:
+                raise ValueError("this generator is unconditional; it takes no label")
+            return None, rng
+        if label is None:
+            label = rng.fork("label").integers(0, self.num_classes)
+        label = torch.as_tensor(label, device=device)
+        if label.shape != (num,) or bool((label < 0).any()) or bool((label >= self.num_classes).any()):
+            raise ValueError(f"label must be {num} integers from 0 to {self.num_classes - 1}")
+        return label, rng
+
+
+class LatentGenerator(Generator):
+    """A generator of one latent vector: what the adversarial stage trains."""
+
+    latent_dim: int
+
+    @abstractmethod
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """The paper's own forward: `z [B, latent_dim]` -> `[B, 3, H, W]` in the recipe's pixel space, not clamped."""
+
+    def latent(self, rng: Rng) -> Tensor:
+        """Draw `z [num, latent_dim]`, standard normal."""
+        return rng.normal(self.latent_dim)
+
+    @torch.no_grad()
+    def sample(self, num: int, label: Tensor | None = None, rng: Rng | None = None) -> Tensor:
+        """Draw z, run the forward, leave the recipe's pixel space, clamp."""
+        label, rng = self.complete(num, label, rng)
+        return self.finish(self(self.latent(rng), label))
+
+    def finish(self, image: Tensor) -> Tensor:
+        """The recipe's pixel space -> [-1, 1], clamped."""
+        return (self.pixels.decode(image) * 2 - 1).clamp(-1, 1)
+
+
+class Discriminator(nn.Module, ABC):
+    """Judges images in the recipe's pixel space."""
+
+    resolution: int
+    num_classes: int = 0
+
+    @abstractmethod
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """`image [B, 3, H, W]` -> logits `[B, ...]`, high for real."""
+
+    @contextmanager
+    def on_fakes(self) -> Iterator[None]:
+        """The stage wraps passes on generated images in this. A paper whose running state must not move there
+        (spectral norm's u, say) holds it; by default every training pass moves it, as torch's modules do."""
+        yield
+
+
+class Loss(ABC):
+    """An adversarial loss on logits; both return a scalar, the mean over the batch."""
+
+    @abstractmethod
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's loss."""
+
+    @abstractmethod
+    def generator(self, fake: Tensor) -> Tensor:
+        """The generator's loss."""

@@ -1,0 +1,114 @@
+"""A recipe's named parts -> built objects, with every option checked against the component's own signature first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from zoo_core import catalog
+from zoo_core.errors import UserError
+from zoo_core.interfaces import PIXELS, Attention, AttentionFactory, Discriminator, Generator, Loss, Site
+from zoo_core.recipe import Part, Recipe
+from zoo_core.rng import seed_of
+from zoo_core.schema import Option, check_keys, coerce, join, options_of
+
+GIVEN = ("resolution", "num_classes")
+"""Arguments that the core passes to networks; a recipe sets them in `data`."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a plugin's stages are built from."""
+
+    generator: Generator
+    discriminator: Discriminator | None = None
+    loss: Callable[..., Loss] | None = None
+    """Called with those options of the loss section that are the loss's own."""
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build(recipe: Recipe, *, need_discriminator: bool = True) -> Parts:
+    """Build a recipe's networks on torch's default device, each from an initial seed of its own.
+
+    Raises UserError for an unknown component, an unknown option or a value that the component refuses.
+    """
+    discriminator = None
+    if recipe.discriminator is not None and need_discriminator:
+        discriminator = _network("discriminator", recipe.discriminator, recipe)
+    loss, loss_options = None, {}
+    if recipe.loss is not None:
+        loss = factory("loss", recipe.loss.name, recipe.plugin)
+        loss_options = dict(recipe.loss.options)
+    return Parts(_network("generator", recipe.generator, recipe), discriminator, loss, loss_options)
+
+
+def factory(kind: str, name: str, home: str) -> Callable[..., Any]:
+    """The class or function behind a component's name."""
+    component = catalog.find(kind, name, home)
+    return catalog.resolve(component.reference, f"{component.plugin}'s {kind} {component.name}")
+
+
+def complete(recipe: Recipe) -> Recipe:
+    """The recipe with every option of its networks written out, defaults included, so that a run keeps them."""
+    changes = {}
+    for kind in ("generator", "discriminator"):
+        part = recipe.part(kind)
+        if part is not None:
+            known = options_of(factory(kind, part.name, recipe.plugin))
+            changes[kind] = Part(part.name, {**_defaults(known), **checked(part.options, known, kind)})
+    return recipe.replace(**changes)
+
+
+def attention_factory(part: Mapping[str, Any], home: str, place: str = "attention") -> AttentionFactory:
+    """`{name: stylenat/hydra, kernel: 7}` -> a function of the site, its options checked at once."""
+    if "name" not in part:
+        raise UserError(f"{place} needs a name, as in {{name: full}}.")
+    make = factory("attention", part["name"], home)
+    given = {key: value for key, value in part.items() if key != "name"}
+    options = checked(given, options_of(make), place)
+
+    def attention(site: Site) -> Attention:
+        return make(site, **options)
+
+    return attention
+
+
+def checked(values: Mapping[str, Any], known: Mapping[str, Option], place: str) -> dict[str, Any]:
+    """Options of a component, coerced to its annotations. Nested attention stays as it was written."""
+    for name in values:
+        if name in GIVEN:
+            raise UserError(f"{join(place, name)} is not an option: it follows from the data section.")
+    check_keys(values, [name for name in known if name not in GIVEN], place)
+    for option in known.values():
+        if option.required and option.name not in values and option.name not in GIVEN:
+            raise UserError(f"{join(place, option.name)} is missing.")
+    return {
+        name: value if name == "attention" else coerce(value, known[name].kind, join(place, name))
+        for name, value in values.items()
+    }
+
+
+def _network(kind: str, part: Part, recipe: Recipe) -> Any:
+    make = factory(kind, part.name, recipe.plugin)
+    options = checked(part.options, options_of(make), kind)
+    if options.get("attention") is not None:
+        options["attention"] = attention_factory(options["attention"], _home(part, recipe), f"{kind}.attention")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.train.seed, "init", kind))
+        network = make(resolution=recipe.data.resolution, num_classes=recipe.data.condition, **options)
+    if kind == "generator":
+        network.pixels = PIXELS[recipe.data.pixels]
+    return network
+
+
+def _home(part: Part, recipe: Recipe) -> str:
+    """Where a bare attention name is looked for first: the plugin that brings the host."""
+    return part.name.split("/")[0] if "/" in part.name else recipe.plugin
+
+
+def _defaults(known: Mapping[str, Option]) -> dict[str, Any]:
+    plain = {name: option.default for name, option in known.items() if not option.required and name not in GIVEN}
+    return {name: value for name, value in plain.items() if value is not None}

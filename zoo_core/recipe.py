@@ -1,0 +1,328 @@
+"""YAML -> a checked, frozen `Recipe`; inheritance, `--set`, and the resolved recipe back to YAML. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from zoo_core import catalog
+from zoo_core.errors import UserError, did_you_mean
+from zoo_core.schema import build, check_keys, coerce, join
+
+MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component by name (`hydra` or `stylenat/hydra`) and its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, and in which form the networks see them."""
+
+    resolution: int
+    source: str = ""
+    """A folder or a zip; empty: the built-in drawings."""
+    pixels: Literal["symmetric", "imagenet"] = "symmetric"
+    """[-1, 1], or normalised by ImageNet's mean and deviation."""
+    labels: bool = False
+    """Whether the networks are given the class."""
+    mirror: bool = False
+    """Mirror each image with probability 1/2."""
+    filter: Literal["lanczos", "bicubic", "bilinear", "box"] = "lanczos"
+    crop: Literal["center", "none"] = "center"
+    """`center`: the largest central square; `none`: squash to a square."""
+    num_classes: int = 0
+    """How many classes the networks are built for; 0: as many as the data has. The data must have as many."""
+    classes: tuple[str, ...] = ()
+    """Class names, written by the run itself."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 4 or self.resolution & (self.resolution - 1):
+            raise UserError(f"data.resolution must be a power of two from 4 on, not {self.resolution}.")
+
+    @property
+    def condition(self) -> int:
+        """Classes that the networks are given: 0 unless `labels`."""
+        return (self.num_classes or len(self.classes)) if self.labels else 0
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam for one network."""
+
+    lr: float
+    betas: tuple[float, float] = (0.0, 0.99)
+    eps: float = 1e-8
+    epsilon_hat: bool = False
+    """TensorFlow's place for epsilon: beside the uncorrected root."""
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    """Largest gradient norm in the main phase; 0 is off."""
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Exponential moving average of one network's weights."""
+
+    decay: float = 0.0
+    """Per step. Give this or `half_life_images`."""
+    half_life_images: float = 0.0
+    """The weight of an image's influence halves after so many images."""
+    start_images: int = 0
+    """Until then the average is a copy."""
+    buffers: Literal["copy", "average"] = "copy"
+    """Running statistics: take the network's own, or average them too."""
+
+    def __post_init__(self) -> None:
+        if (self.decay > 0) == (self.half_life_images > 0):
+            raise UserError("an average needs either decay or half_life_images above 0.")
+        if not 0 <= self.decay < 1:
+            raise UserError(f"the decay of an average must be below 1, not {self.decay}.")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, how much at a time, and how often to look."""
+
+    images: int
+    """The budget, in real images."""
+    batch: int
+    """Images per step, over all processes and micro-batches."""
+    micro_batch: int = 0
+    """Images per process at a time; 0: all of the process's share at once."""
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    optimizers: dict[str, Optimizer] = field(default_factory=dict)
+    averages: dict[str, Averaging] = field(default_factory=dict)
+    decay_from_images: int = 0
+    """From here the learning rates fall linearly to 0 at `images`; 0 is off."""
+    checkpoint_images: int = 0
+    """Cadence of checkpoints; 0: only at the end."""
+    sample_images: int = 0
+    """Cadence of sample grids; 0: only first and last."""
+    log_images: int = 0
+    """Cadence of lines in metrics.jsonl; 0: about 1,000 lines in all."""
+    keep: int = 2
+    """Checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("micro_batch", "checkpoint_images", "sample_images", "log_images", "decay_from_images"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name} cannot be negative.")
+        if self.images < self.batch:
+            raise UserError(f"train.images={self.images} is less than one batch of {self.batch}.")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Figures measured before the first step and after the last; 0 images is off."""
+
+    num: int = 0
+    extractor: str = "random-conv"
+    metrics: tuple[str, ...] = ("fid",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run."""
+
+    plugin: str
+    generator: Part
+    data: Data
+    train: Train
+    discriminator: Part | None = None
+    loss: Part | None = None
+    evaluate: Evaluate = Evaluate()
+    sections: Mapping[str, Part] = field(default_factory=dict)
+    """Further parts that this plugin's recipes have."""
+
+    def part(self, kind: str) -> Part | None:
+        """The generator, discriminator, loss or further section by name."""
+        return getattr(self, kind) if kind in PARTS else self.sections.get(kind)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+PARTS = ("generator", "discriminator", "loss")
+
+
+def load(plugin: str, recipe: str = "", changes: Sequence[tuple[str, Any]] = ()) -> Recipe:
+    """Read a recipe by name or file, apply `(path, value)` changes in order, and check it.
+
+    Raises UserError on an unknown plugin or recipe, an unknown key, a wrong type.
+    """
+    raw = read(plugin, recipe or catalog.plugin(plugin).recipe)
+    for path, value in changes:
+        raw = _set(raw, path, value)
+    return check(raw)
+
+
+def names(plugin: str) -> list[str]:
+    """The recipes that a plugin ships."""
+    return sorted(Path(name).stem for name in _shipped(catalog.plugin(plugin).recipes))
+
+
+def read(plugin: str, recipe: str) -> dict[str, Any]:
+    """Read a recipe's YAML with what it begins from merged in, unchecked."""
+    return _read(plugin, recipe, ())
+
+
+def check(raw: Mapping[str, Any]) -> Recipe:
+    """Turn a merged mapping into a Recipe."""
+    plugin = catalog.plugin(coerce(raw.get("plugin", ""), str, "plugin"))
+    known = ("plugin", "generator", "discriminator", "loss", "data", "train", "evaluate", *plugin.sections)
+    check_keys(raw, known, "")
+    for name in ("generator", "data", "train"):
+        if name not in raw:
+            raise UserError(f"the recipe has no {name} section.")
+    parts = {name: _part(raw[name], name) for name in PARTS if raw.get(name) is not None}
+    sections = {name: _part(raw[name], name) for name in plugin.sections if raw.get(name) is not None}
+    return Recipe(
+        plugin=plugin.name,
+        data=build(Data, raw["data"], "data"),
+        train=build(Train, raw["train"], "train"),
+        evaluate=build(Evaluate, raw.get("evaluate", {}), "evaluate"),
+        sections=sections,
+        **parts,
+    )
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain YAML values; `check(to_dict(r)) == r`."""
+    plain: dict[str, Any] = {"plugin": recipe.plugin}
+    for name in (*PARTS, *recipe.sections):
+        part = recipe.part(name)
+        if part is not None:
+            plain[name] = {"name": part.name, **part.options}
+    for name in ("data", "train", "evaluate"):
+        plain[name] = dataclasses.asdict(getattr(recipe, name))
+    return _plain(plain)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML text."""
+    return yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None, width=110)
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """`train.batch=16` -> `("train.batch", 16)`; the value is YAML."""
+    path, separator, value = text.partition("=")
+    if not separator or not path:
+        raise UserError(f'--set takes path=value, such as train.batch=16, not "{text}".')
+    return path, parse_yaml(value, f"--set {path}")
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """Read untrusted YAML: plain values only, no aliases, so that it cannot run code or grow without bound."""
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{place}: YAML aliases are not allowed; write the value out.")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{place} is not valid YAML{where}: {getattr(error, 'problem', None) or error}.") from None
+
+
+def _read(plugin: str, recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    text, place = _text(plugin, recipe)
+    if place in seen:
+        raise UserError(f"recipes begin from each other in a circle: {' -> '.join((*seen, place))}.")
+    raw = parse_yaml(text, place)
+    if not isinstance(raw, dict):
+        raise UserError(f"{place} is not a recipe: it must be a mapping of sections.")
+    raw = {"plugin": plugin, **{key: _named(key, value) for key, value in raw.items()}}
+    base = raw.pop("recipe", None)
+    if base is None:
+        return raw
+    return merge(_read(coerce(raw["plugin"], str, "plugin"), coerce(base, str, "recipe"), (*seen, place)), raw)
+
+
+def _text(plugin: str, recipe: str) -> tuple[str, str]:
+    """The recipe's text, and how to name it."""
+    path = Path(recipe).expanduser()
+    if path.suffix in (".yaml", ".yml") or "/" in recipe:
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise UserError(f"{recipe} is too large for a recipe.")
+            return path.read_text(), recipe
+        except OSError as error:
+            raise UserError(f"cannot read the recipe {recipe}: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{recipe} is not a text file.") from None
+    shipped = _shipped(catalog.plugin(plugin).recipes)
+    if f"{recipe}.yaml" not in shipped:
+        known = [Path(name).stem for name in shipped]
+        raise UserError(f'{plugin} has no recipe "{recipe}"{did_you_mean(recipe, known)}')
+    return shipped[f"{recipe}.yaml"].read_text(), f"{plugin}:{recipe}"
+
+
+def _shipped(package: str) -> dict[str, Any]:
+    if not package:
+        return {}
+    try:
+        folder = importlib.resources.files(package)
+    except ModuleNotFoundError:
+        raise UserError(f"the plugin's recipe package {package} does not exist; ask its author.") from None
+    return {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `change` over `base`. A part with another name replaces the old one with all its options."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name", old.get("name")) == old.get("name"):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(raw: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Lay one value at a dotted path; a part given as text is its name."""
+    change: Any = value
+    for key in reversed(path.split(".")):
+        change = {key: _named(key, change)}
+    return merge(raw, change)
+
+
+def _named(key: Any, value: Any) -> Any:
+    """A part given as text is its name: `attention: hydra` is `attention: {name: hydra}`."""
+    if key in (*PARTS, "attention") and isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict):
+        return {inner: _named(inner, item) for inner, item in value.items()}
+    return value
+
+
+def _part(value: Any, place: str) -> Part:
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise UserError(f"{place} must be {{name: ..., options}}, not {value!r}.")
+    options = {coerce(key, str, place): item for key, item in value.items() if key != "name"}
+    return Part(coerce(value["name"], str, join(place, "name")), options)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

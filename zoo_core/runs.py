@@ -1,0 +1,217 @@
+"""A run on disk: what it was asked to do, what it did, and the networks that came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo_core import checkpoint, parts, recipe
+from zoo_core.errors import UserError
+from zoo_core.interfaces import Discriminator, Generator
+from zoo_core.plugins import installed
+from zoo_core.recipe import Recipe
+
+RECIPE = "recipe.yaml"
+CHECKPOINTS = "checkpoints"
+FREE_TO_CHANGE = ("images", "checkpoint_images", "sample_images", "log_images", "keep")
+"""Fields of `train` that a resumed run may be given anew; `images` only where no schedule depends on it."""
+
+
+@dataclasses.dataclass
+class Run:
+    """A run folder or one of its checkpoints, opened for use."""
+
+    path: Path
+    recipe: Recipe
+    checkpoint: checkpoint.Checkpoint
+    device: torch.device
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.checkpoint.step
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator with averaged weights, or its own where the run averages none; eval mode."""
+        averaged = self.checkpoint.network("generator", averaged=True)
+        return self._load(self._parts.generator, "generator", averaged or self.checkpoint.network("generator"))
+
+    @cached_property
+    def discriminator(self) -> Discriminator | None:
+        """The discriminator, eval mode; None for a run without one."""
+        if self._parts.discriminator is None:
+            return None
+        return self._load(self._parts.discriminator, "discriminator", self.checkpoint.network("discriminator"))
+
+    @cached_property
+    def _parts(self) -> parts.Parts:
+        return parts.build(self.recipe)
+
+    def _load(self, network: Any, name: str, tensors: Mapping[str, Any] | None) -> Any:
+        if tensors is None:
+            raise UserError(f"{self.checkpoint.path} holds no {name}.")
+        checkpoint.load_exactly(network, tensors, f"{self.checkpoint.path}: {name}")
+        return network.eval().requires_grad_(False).to(self.device)
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Run:
+    """Open a run folder (its newest good checkpoint) or a checkpoint folder. Raises UserError when there is none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {path}; `zoo train` makes one under runs/.")
+    if (folder / checkpoint.MANIFEST).exists() and (folder / "state.json").exists():
+        found, home = checkpoint.open_checkpoint(folder), folder.resolve().parent.parent
+    else:
+        home = folder
+        found = checkpoint.latest(folder / CHECKPOINTS, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+    if not (home / RECIPE).exists():
+        raise UserError(f"{home} is not a run: it has no {RECIPE}.")
+    if found is None:
+        raise UserError(f"{path} has no checkpoint yet; let `zoo train` reach its first one.")
+    chosen = torch.device(device) if device else default_device()
+    return Run(home, read_recipe(home), found, chosen)
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe that a run keeps."""
+    try:
+        return recipe.check(recipe.parse_yaml((folder / RECIPE).read_text(), str(folder / RECIPE)))
+    except OSError as error:
+        raise UserError(f"cannot read {folder / RECIPE}: {error.strerror}.") from None
+
+
+def prepare(folder: Path, wanted: Recipe) -> bool:
+    """Make the run folder, or check that it is a run of the same recipe; returns whether it is new.
+
+    Raises UserError for a run of another recipe, naming the first difference.
+    """
+    if (folder / RECIPE).exists():
+        _check_same(read_recipe(folder), wanted, folder)
+        new = False
+    else:
+        if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            raise UserError(f"{folder} exists and is not a run; name another folder with --out.")
+        new = True
+    write_text(folder / RECIPE, recipe.to_yaml(wanted))
+    for name in ("samples", CHECKPOINTS):
+        (folder / name).mkdir(exist_ok=True)
+    return new
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small text file in one step. Raises UserError when the disk refuses."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}); free some space or name another folder with --out.") from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder against a second training. Raises UserError when another one holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise UserError(f"cannot use the run folder {folder} ({error.strerror}); name another with --out.") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {folder}; wait for it, or name another --out.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def manifest(wanted: Recipe, data: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
+    """Everything that moves the numbers and is not in the recipe."""
+    packages = ("torch", "accelerate", "numpy", "pillow", "torch-fidelity")
+    return {
+        "command": sys.argv[1:],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "plugins": {
+            name: {"package": found.package, "version": found.version or _version("zoo-core")}
+            for name, found in installed().loaded.items()
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+            "processes": num_processes,
+        },
+        "git": _git_commit(),
+        "seed": wanted.train.seed,
+        "data": dict(data),
+    }
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `manifest.json`."""
+    write_text(folder / "manifest.json", json.dumps(content, indent=1))
+
+
+def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
+    changed = [
+        name
+        for name in FREE_TO_CHANGE
+        if getattr(old.train, name) != getattr(new.train, name) and not (name == "images" and new.train.decay_from_images)
+    ]
+    adopted = dataclasses.replace(old.train, **{name: getattr(new.train, name) for name in changed})
+    before = _flat(recipe.to_dict(old.replace(train=adopted)))
+    after = _flat(recipe.to_dict(new))
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            raise UserError(
+                f"{folder} holds a run of another recipe: {key} is {before.get(key)} there and {after.get(key)} here. "
+                "Name another folder with --out, or repeat the first command to go on with that run."
+            )
+
+
+def _flat(values: Any, place: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {place: values}
+    return {key: item for name, value in values.items() for key, item in _flat(value, f"{place}.{name}".strip(".")).items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git_commit() -> str:
+    """The commit of the checkout that the core runs from, if it is one; read from files, no git needed."""
+    git = Path(__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        return (git / head.removeprefix("ref: ")).read_text().strip() if head.startswith("ref: ") else head
+    except OSError:
+        return ""

@@ -1,0 +1,211 @@
+"""From a recipe to a trained run: opens the data, the run folder and the stages, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+
+from zoo_core import catalog, checkpoint, parts, runs, sampling
+from zoo_core.data import ImageSet, open_images
+from zoo_core.errors import UserError
+from zoo_core.interfaces import Generator
+from zoo_core.journal import Journal
+from zoo_core.program import Clock, Stage
+from zoo_core.recipe import Recipe
+from zoo_core.trainer import Stopped, Trainer
+
+GRID = 64
+"""Images of a sample grid."""
+
+Say = Callable[[str], None]
+Measure = Callable[[str, Generator, ImageSet], None]
+"""Called with "start" or "end", the generator to sample from and the real images."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session ended."""
+
+    folder: Path
+    images: int
+    finished: bool
+
+
+def open_accelerator(recipe: Recipe, folder: Path, trackers: Sequence[str] = ()) -> Accelerator:
+    """One Accelerator for the process. Raises UserError when the launcher's world and accelerate's disagree."""
+    precision = "bf16" if recipe.train.precision == "bf16" else "no"
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=precision,
+        log_with=list(trackers) or None,
+        project_dir=str(folder),
+    )
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {world} processes but accelerate sees {accelerator.num_processes}; "
+            "launch with `accelerate launch --multi_gpu --num_processes N`."
+        )
+    return accelerator
+
+
+def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[Recipe, ImageSet]:
+    """Open the recipe's images; the recipe comes back with the class names written in."""
+    data = recipe.data
+    with accelerator.main_process_first() if accelerator else nullcontext():
+        images = open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
+    if data.labels and images.labels is None:
+        raise UserError(
+            f"the recipe trains with labels, but {images.name} has no class folders; "
+            "put each class in a subfolder, or set data.labels=false."
+        )
+    if data.labels and data.num_classes not in (0, len(images.classes)):
+        raise UserError(
+            f"the recipe is for {data.num_classes} classes and {images.name} has {len(images.classes)}; "
+            "set data.num_classes=0 to build for the classes at hand."
+        )
+    if len(images) < recipe.train.batch:
+        raise UserError(f"{images.name} has {len(images)} images, less than one batch of {recipe.train.batch}.")
+    classes = tuple(images.classes) if data.labels else ()
+    return recipe.replace(data=dataclasses.replace(data, classes=classes)), images
+
+
+def build_stages(recipe: Recipe, built: parts.Parts) -> list[Stage]:
+    """Ask the recipe's plugin for its stages."""
+    plugin = catalog.plugin(recipe.plugin)
+    if not plugin.stages:
+        raise UserError(f"the plugin {plugin.name} brings components only; train another plugin with them.")
+    return catalog.resolve(plugin.stages, f"the plugin {plugin.name}'s stages")(recipe, built)
+
+
+def train(
+    recipe: Recipe, folder: Path, *, trackers: Sequence[str] = (), say: Say = print, measure: Measure | None = None
+) -> Outcome:
+    """Train a recipe in a run folder, or go on with it. Raises UserError, Diverged among them."""
+    accelerator = open_accelerator(recipe, folder, trackers)
+    recipe, images = open_data(recipe, accelerator)
+    recipe = parts.complete(recipe)
+    built = parts.build(recipe)
+    for network in (built.generator, built.discriminator):
+        if network is not None:
+            network.to(accelerator.device)
+    stages = build_stages(recipe, built)
+    say = say if accelerator.is_main_process else lambda text: None
+    with runs.locked(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            new = runs.prepare(folder, recipe)
+            if new or not (folder / "manifest.json").exists():
+                runs.write_manifest(folder, runs.manifest(recipe, images.describe(), accelerator.num_processes))
+            say(f"{'Training' if new else 'Going on with'} {recipe.plugin} in {folder}: {_about(recipe, images)}")
+        accelerator.wait_for_everyone()
+        if trackers:
+            accelerator.init_trackers("zoo", config={"recipe": recipe.plugin})
+        done = 0
+        for stage in stages:
+            try:
+                done += _run_stage(recipe, stage, stages, images, accelerator, folder, say, measure, bool(trackers))
+            except Stopped:
+                accelerator.end_training()
+                return Outcome(folder, done, finished=False)
+        _end(accelerator)
+    return Outcome(folder, done, finished=True)
+
+
+def _end(accelerator: Accelerator) -> None:
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if accelerator.distributed_type != DistributedType.NO:
+        torch.distributed.destroy_process_group()
+
+
+def _run_stage(
+    recipe: Recipe,
+    stage: Stage,
+    stages: Sequence[Stage],
+    images: ImageSet,
+    accelerator: Accelerator,
+    folder: Path,
+    say: Say,
+    measure: Measure | None,
+    trackers: bool,
+) -> int:
+    journal = Journal(folder / "metrics.jsonl", accelerator, trackers=trackers)
+    home = folder / runs.CHECKPOINTS
+    checkpoints = home if len(stages) == 1 else home / stage.name
+    trainer = Trainer(recipe, stage, images, accelerator, journal, checkpoints, _grids(folder, accelerator, recipe))
+    found = checkpoint.latest(checkpoints, warn=say)
+    if found is not None:
+        trainer.restore(found)
+        journal.rewind(found.step)
+        if trainer.step < trainer.num_steps:
+            say(f"Resuming from step {trainer.step} ({trainer.step * trainer.batch:,} images).")
+            journal.event("resumed", step=trainer.step)
+    else:
+        if (folder / "metrics.jsonl").exists():
+            say("This run has no checkpoint yet; it starts from zero.")
+        journal.rewind(-1)
+        journal.event("started", step=0)
+    generator = _averaged_generator(stage)
+    if accelerator.is_main_process and measure and generator and trainer.step == 0:
+        measure("start", generator, images)
+    accelerator.wait_for_everyone()
+    fresh = trainer.step < trainer.num_steps
+    trainer.run()
+    if accelerator.is_main_process and generator:
+        _export(folder / "averaged.safetensors", generator)
+        if measure and (fresh or not (folder / "evaluation.json").exists()):
+            measure("end", generator, images)
+    return trainer.step * trainer.batch
+
+
+def _averaged_generator(stage: Stage) -> Generator | None:
+    for average in stage.averages:
+        if average.of == "generator":
+            return average.network
+    return stage.networks.get("generator")
+
+
+def _grids(folder: Path, accelerator: Accelerator, recipe: Recipe) -> Callable[[Clock, Stage], None]:
+    """Draw the same seeds each time, so that people see the model improve."""
+
+    def observe(clock: Clock, stage: Stage) -> None:
+        generator = _averaged_generator(stage)
+        if not accelerator.is_main_process or generator is None:
+            return
+        images = torch.cat(list(sampling.draw(generator, GRID, seed=0, by_turns=True)))
+        columns = _columns(generator.num_classes)
+        picture = sampling.grid(images, columns)
+        scale = sampling.enlargement(recipe.data.resolution)
+        sampling.save_png(folder / "samples" / f"images-{clock.images:09d}.png", picture, scale)
+
+    return observe
+
+
+def _columns(num_classes: int) -> int:
+    """A column per class where they are few enough to see."""
+    return num_classes if 2 <= num_classes <= 16 else 0
+
+
+def _export(path: Path, generator: Generator) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        tensors = {name: value.detach().cpu().clone().contiguous() for name, value in generator.state_dict().items()}
+        save_file(tensors, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}); free some space and repeat the command.") from None
+
+
+def _about(recipe: Recipe, images: ImageSet) -> str:
+    seen = f"{recipe.train.images:,} images of {len(images):,} in {images.name}"
+    return f"{seen} at {recipe.data.resolution} px, batch {recipe.train.batch}."

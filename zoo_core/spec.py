@@ -1,0 +1,87 @@
+"""What a plugin says of itself: frozen data, strings only, so that reading it costs nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+KINDS = ("generator", "discriminator", "attention", "loss")
+"""The kinds of component that a plugin can bring."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper behind a plugin."""
+
+    title: str
+    arxiv: str = ""
+    venue: str = ""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An official checkpoint that `zoo import` understands."""
+
+    url: str
+    license: str
+    sha256: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One paper, as data. References are `module:attribute` and are resolved only when used.
+
+    Raises ValueError when a name or a reference is not well formed.
+    """
+
+    name: str
+    """Also the name of the entry point that brings it."""
+    summary: str = ""
+    paper: Paper | None = None
+    generators: Mapping[str, str] = field(default_factory=dict)
+    discriminators: Mapping[str, str] = field(default_factory=dict)
+    attentions: Mapping[str, str] = field(default_factory=dict)
+    losses: Mapping[str, str] = field(default_factory=dict)
+    stages: str = ""
+    """`(recipe, parts) -> list[Stage]`: how this paper trains. Empty for a plugin of components only."""
+    recipes: str = ""
+    """A package of YAML files."""
+    recipe: str = "tiny"
+    """The recipe that `zoo train --plugin NAME` uses when none is named."""
+    sections: tuple[str, ...] = ()
+    """Names of further top-level parts that this plugin's recipes may have."""
+    convert: str = ""
+    """`official checkpoint -> our state dicts`."""
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"plugin name {self.name!r} must be lower-case letters, digits, - and _")
+        for kind in KINDS:
+            table = self.components(kind)
+            for name, reference in table.items():
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{kind} name {name!r} must be lower-case letters, digits, - and _")
+                _check_reference(f"{kind} {name!r}", reference)
+            object.__setattr__(self, _FIELD[kind], MappingProxyType(dict(table)))
+        for label in ("stages", "convert"):
+            if getattr(self, label):
+                _check_reference(label, getattr(self, label))
+
+    def components(self, kind: str) -> Mapping[str, str]:
+        """Name -> reference of this plugin's components of one kind."""
+        return getattr(self, _FIELD[kind])
+
+
+_FIELD = {"generator": "generators", "discriminator": "discriminators", "attention": "attentions", "loss": "losses"}
+
+
+def _check_reference(what: str, reference: str) -> None:
+    if not isinstance(reference, str) or not REFERENCE.fullmatch(reference):
+        raise ValueError(f"{what} must be a reference like 'package.module:Name', not {reference!r}")

@@ -1,0 +1,235 @@
+"""Runs a stage's phases over the data, and keeps the run's books. It knows networks by name only."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from zoo_core import checkpoint
+from zoo_core.data import ImageSet
+from zoo_core.errors import UserError
+from zoo_core.gradients import (
+    Diverged,
+    RunningState,
+    average,
+    backward,
+    clip,
+    fill_missing,
+    first_bad_gradient,
+    trainable,
+)
+from zoo_core.interfaces import PIXELS
+from zoo_core.journal import Journal
+from zoo_core.program import Batch, Clock, Phase, Stage
+from zoo_core.recipe import Recipe
+from zoo_core.rng import Rng
+
+Observer = Callable[[Clock, Stage], None]
+"""Called with the state after a step: draws sample grids, say."""
+
+
+class Stopped(Exception):
+    """The user asked to stop; the state was saved."""
+
+
+class Trainer:
+    """One stage of one run.
+
+    Raises Diverged when a loss or gradient is not finite, Stopped after Ctrl-C, UserError when a checkpoint cannot
+    be written or the batch cannot be divided.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        images: ImageSet,
+        accelerator: Accelerator,
+        journal: Journal,
+        checkpoints: Path,
+        observe: Observer = lambda clock, stage: None,
+    ) -> None:
+        self.recipe, self.stage, self.images = recipe, stage, images
+        self.accelerator, self.journal, self.checkpoints, self.observe = accelerator, journal, checkpoints, observe
+        self.batch = recipe.train.batch
+        self.share, self.micro = _divide(recipe, accelerator.num_processes)
+        self.total_images = stage.images or recipe.train.images
+        self.num_steps = -(-self.total_images // self.batch)
+        self.base_lr = {name: [group["lr"] for group in opt.param_groups] for name, opt in stage.optimizers.items()}
+        self.step = 0
+        self._saved_step = -1
+        self._stop = False
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        checkpoint.restore(found, self.stage)
+        self.step = self._saved_step = found.step
+
+    def run(self) -> None:
+        """Train to the end of the budget."""
+        train = self.recipe.train
+        with self._interruptible(), self.journal.progress(self.total_images, self.step * self.batch) as progress:
+            if self.step == 0:
+                self.observe(self._clock(), self.stage)
+            while self.step < self.num_steps:
+                numbers = self._one_step()
+                self.step += 1
+                progress(min(self.step * self.batch, self.total_images), numbers)
+                done = self.step == self.num_steps
+                if done or self._crossed(train.log_images or self.total_images // 1000):
+                    self.journal.log(self.step, self.step * self.batch, numbers)
+                if done or (train.sample_images and self._crossed(train.sample_images)):
+                    self.observe(self._clock(), self.stage)
+                if done or self._stop or (train.checkpoint_images and self._crossed(train.checkpoint_images)):
+                    self.save()
+                if self._stop and not done:
+                    raise Stopped
+
+    def save(self) -> None:
+        """Write a checkpoint of the state after the last whole step."""
+        if self.step == self._saved_step:
+            return
+        failure = ""
+        if self.accelerator.is_main_process:
+            state = {"step": self.step, "images": self.step * self.batch, "stage": self.stage.name}
+            try:
+                checkpoint.save(self.checkpoints, self.stage, state, self.recipe.train.keep)
+            except UserError as error:
+                failure = str(error)
+        if self._any(bool(failure)):
+            raise UserError(failure or "the main process could not write a checkpoint.")
+        self._saved_step = self.step
+
+    def _one_step(self) -> dict[str, float]:
+        start = time.perf_counter()
+        clock = self._clock()
+        for name, optimizer in self.stage.optimizers.items():
+            factor = self.stage.schedules[name](clock) if name in self.stage.schedules else 1.0
+            for group, lr in zip(optimizer.param_groups, self.base_lr[name], strict=True):
+                group["lr"] = lr * factor
+        numbers: dict[str, float] = {}
+        trained: set[str] = set()
+        for phase in self.stage.phases:
+            if phase.due(self.step):
+                numbers |= self._run_phase(phase)
+                trained |= set(phase.trains)
+        for moving in self.stage.averages:
+            if moving.of in trained:
+                moving.update(self.stage.networks[moving.of], clock)
+        numbers |= {f"lr/{name}": opt.param_groups[0]["lr"] for name, opt in self.stage.optimizers.items()}
+        numbers["seconds"] = time.perf_counter() - start
+        return numbers
+
+    def _run_phase(self, phase: Phase) -> dict[str, float]:
+        networks = {name: self.stage.networks[name] for name in phase.trains}
+        num_micro = self.share // self.micro
+        running = RunningState(self.stage.networks.values(), num_micro, self.accelerator)
+        totals: dict[str, Tensor] = {}
+        for index in range(num_micro):
+            clock = self._clock()
+            running.begin_micro(index)
+            with self.accelerator.autocast():
+                losses = phase.loss(self._load(phase, index), clock)
+            backward(losses, networks, 1 / num_micro)
+            running.end_micro()
+            terms = clock.terms | {f"{phase.name} -> {name}": loss.detach().float() for name, loss in losses.items()}
+            totals = {name: totals.get(name, 0) + value / num_micro for name, value in terms.items()}
+        running.finish()
+        fill_missing(networks.values())
+        average([parameter.grad for network in networks.values() for parameter in trainable(network)], self.accelerator)
+        numbers = self._gather(totals)
+        self._check(numbers, phase)
+        for name, network in networks.items():
+            norm = float(clip(network, phase.clip_norm))
+            if norm != norm or norm == float("inf"):
+                self._diverged(phase, f"the gradient of {name} ({first_bad_gradient(network)})")
+            numbers[f"gradient/{phase.name}.{name}"] = norm
+            self.stage.optimizers[name].step()
+            self.stage.optimizers[name].zero_grad()
+        return {name: value for name, value in numbers.items() if " -> " not in name}
+
+    def _load(self, phase: Phase, index: int) -> Batch:
+        """This process's rows of this micro-batch; every row's draws depend on its number in the whole batch only."""
+        train, data, device = self.recipe.train, self.recipe.data, self.accelerator.device
+        first = self.accelerator.process_index * self.share + index * self.micro
+        rows = range(first, first + self.micro)
+        image, label = self.images.rows(self.step * self.batch + first, self.micro, train.seed)
+        image = image.to(device).float() / 255
+        if data.mirror:
+            mirrored = Rng.of(train.seed, "mirror", self.step, rows=rows, device=device).uniform() < 0.5
+            image = torch.where(mirrored.view(-1, 1, 1, 1), image.flip(-1), image)
+        rng = Rng.of(train.seed, "train", self.step, phase.name, rows=rows, device=device)
+        return Batch(PIXELS[data.pixels].encode(image), label.to(device) if data.labels else None, rng)
+
+    def _gather(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        """Average the terms over processes; the same message tells everyone that someone was asked to stop."""
+        message = torch.stack([*totals.values(), torch.tensor(float(self._stop), device=self.accelerator.device)])
+        if self.accelerator.num_processes > 1:
+            message = self.accelerator.reduce(message, "mean")
+        *values, stop = message.tolist()
+        self._stop = self._stop or stop > 0
+        return dict(zip(totals, values, strict=True))
+
+    def _check(self, numbers: dict[str, float], phase: Phase) -> None:
+        for name, value in numbers.items():
+            if value != value or abs(value) == float("inf"):
+                self._diverged(phase, f"the term {name.split(' -> ')[-1]}")
+
+    def _diverged(self, phase: Phase, term: str) -> None:
+        self.journal.event("diverged", step=self.step, phase=phase.name, term=term)
+        where = f"the checkpoint of step {self._saved_step}" if self._saved_step >= 0 else "no checkpoint yet"
+        raise Diverged(
+            f"training diverged: in phase {phase.name} of step {self.step}, {term} is not finite. "
+            f"The last good state is {where}; a lower learning rate or another train.seed may help."
+        )
+
+    def _clock(self) -> Clock:
+        return Clock(self.step, self.batch, self.total_images)
+
+    def _crossed(self, images: int) -> bool:
+        """Whether the step just done passed a multiple of `images`."""
+        every = max(images, 1)
+        return (self.step * self.batch) // every > ((self.step - 1) * self.batch) // every
+
+    def _any(self, flag: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return flag
+        return self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item() > 0
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop after the step; a second one ends at once."""
+
+        def ask(number: int, frame: object) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread, as in a notebook's worker
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _divide(recipe: Recipe, num_processes: int) -> tuple[int, int]:
+    """Images per process and per micro-batch."""
+    batch = recipe.train.batch
+    if batch % num_processes:
+        raise UserError(f"train.batch={batch} cannot be divided among {num_processes} processes.")
+    share = batch // num_processes
+    micro = recipe.train.micro_batch or share
+    if share % micro:
+        raise UserError(f"train.micro_batch={micro} does not divide each process's share of {share} images.")
+    return share, micro
