@@ -61,7 +61,7 @@ def _make(folder: Path, owned: bool, queue: Queue) -> None:
             f"{sys.executable} has no venv module, or neither ensurepip nor pip; "
             "install them (on Debian or Ubuntu: apt install python3-venv)."
         )
-    _say(f"making the environment {folder}")
+    _say(f"making the environment {folder}; torch makes it gigabytes and minutes, once")
     for entry in folder.iterdir():
         if entry.name != OWN:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -81,7 +81,7 @@ def _install_lock(root: Path, folder: Path, pip: Pip) -> None:
     """Install the locked versions, over older ones if there are any, then NATTEN if it builds."""
     lock, natten = lock_files(root)
     count = sum(1 for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
-    _say(f"installing the {count} packages of tools/lock.txt; torch makes that gigabytes and minutes, once")
+    _say(f"installing the {count} packages of tools/lock.txt")
 
     def watch(line: str) -> None:
         # Until pip gets here it has only resolved and downloaded: an older environment is still whole.

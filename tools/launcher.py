@@ -32,8 +32,11 @@ class SetUpError(Exception):
         self.output = tuple(output)
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Bring the environment up to date, then become its Python with `arguments`. Exits with 2 when that fails."""
+def main(arguments: list[str], *, in_checkout: bool = False) -> NoReturn:
+    """Bring the environment up to date, then become its Python with `arguments`. Exits with 2 when that fails.
+
+    With `in_checkout` it starts in the checkout unless the current folder is somewhere in it already.
+    """
     folder = environment_folder()
     want = wanted(ROOT)
     if not is_ready(folder, want):
@@ -41,14 +44,19 @@ def main(arguments: list[str]) -> NoReturn:
 
         try:
             environment.set_up(ROOT, folder, want)
-        except (SetUpError, OSError) as error:
-            for line in getattr(error, "output", ()):
+        except SetUpError as error:
+            for line in error.output:
                 print("  " + line, file=sys.stderr)
             print(f"Zoo: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            print(f"Zoo: the environment {folder} cannot be set up: {error}.", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("\nZoo: set-up was interrupted; the same command takes it up again.", file=sys.stderr)
             sys.exit(130)
+    if in_checkout and not Path.cwd().is_relative_to(ROOT):
+        os.chdir(ROOT)
     python = str(python_of(folder))
     os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, code_folders(ROOT)), *_inherited_path()])
     sys.stdout.flush()
@@ -105,11 +113,6 @@ def read_stamp(folder: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
-
-
-def inside_checkout() -> bool:
-    """Whether the current folder is in this checkout."""
-    return Path.cwd().is_relative_to(ROOT)
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -149,7 +149,7 @@ class Game:
             optimizers=optimizers,
             phases=self.phases(order),
             averages=self.averages(),
-            schedules={name: decay for name in optimizers} | (schedules or {}),
+            schedules=dict.fromkeys(optimizers, decay) | (schedules or {}),
         )
 
     def optimizer_spec(self, name: str):
@@ -182,7 +182,7 @@ def _split(parts: Parts) -> tuple[Terms, Loss]:
     own = {name: value for name, value in parts.loss_options.items() if name not in ours}
     for name in own:
         if name not in known:
-            checked({name: own[name]}, {key: None for key in (*known, *ours)}, "loss")  # names the nearest of all
+            checked({name: own[name]}, dict.fromkeys((*known, *ours)), "loss")  # names the nearest of all
     return build(Terms, terms, "loss"), parts.loss(**checked(own, known, "loss"))
 
 

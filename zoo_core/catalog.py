@@ -71,8 +71,12 @@ def find(kind: str, name: str, home: str = "") -> Component:
 
 
 def resolve(reference: str, owner: str) -> Any:
-    """Import `module:attribute`. Raises UserError naming the owner when it points to nothing or cannot be imported."""
+    """Import `module:attribute`, a class or function. Raises UserError naming the owner when it leads nowhere."""
     try:
-        return pkgutil.resolve_name(reference)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{owner} points to {reference}, which cannot be loaded ({error}); reinstall or mend it.") from error
+        found = pkgutil.resolve_name(reference)
+        if not callable(found):
+            raise TypeError(f"it is a {type(found).__name__}, neither class nor function")
+    except (Exception, SystemExit) as error:  # importing a plugin's module runs a stranger's code
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{owner} points to {reference}, which cannot be loaded ({reason}); reinstall or mend it.") from error
+    return found

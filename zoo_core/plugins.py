@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import sys
 from collections import defaultdict
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions
 
 import pluggy
 
-from zoo_core import hookspecs
+from zoo_core import __version__, hookspecs
 from zoo_core.spec import Plugin
 
 GROUP = "zoo"
 BUILTIN = "zoo_core.builtin"
+MAX_REASON = 200
+"""Characters of a reason; an exception may carry pages."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,14 @@ class _Refused(Exception):
 @functools.cache
 def installed() -> Plugins:
     """Scan once per process. `installed.cache_clear()` scans anew."""
-    candidates = _candidates()
+    broken: dict[str, Broken] = {}
+    candidates = _candidates(broken)
     blocked = tuple(sorted(name for name in candidates if not _allowed(name)))
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     registered: list[Plugin] = []
     manager.hook.zoo_plugin.call_historic(kwargs={"register": registered.append})
     loaded: dict[str, Loaded] = {}
-    broken: dict[str, Broken] = {}
     for name, claims in sorted(candidates.items()):
         if name in blocked:
             continue
@@ -87,27 +92,56 @@ def installed() -> Plugins:
             if os.environ.get("ZOO_STRICT") == "1":
                 raise RuntimeError(f"plugin {name} ({packages}): {refusal}") from refusal.__cause__
             broken[name] = Broken(name, packages, str(refusal), claims[0].version)
-    loaded["core"] = _load(manager, _Candidate(EntryPoint("core", BUILTIN, GROUP), "zoo-core", ""), registered)
+    loaded["core"] = _load(manager, _Candidate(EntryPoint("core", BUILTIN, GROUP), "zoo-core", __version__), registered)
     return Plugins(loaded, broken, blocked)
 
 
-def _candidates() -> dict[str, list[_Candidate]]:
-    """Entry points by name. A distribution seen twice on the path (a checkout and its install) counts once."""
+def _candidates(broken: dict[str, Broken]) -> dict[str, list[_Candidate]]:
+    """Entry points by name; a distribution whose own description cannot be read goes to `broken`.
+
+    A distribution seen twice on the path (a checkout and its install) counts once.
+    """
     found: dict[str, dict[str, _Candidate]] = defaultdict(dict)
     for distribution in distributions():
-        entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
-        if not entries:
+        try:
+            entries = [entry for entry in distribution.entry_points if entry.group == GROUP]
+            if not entries:
+                continue
+            package, version = distribution.metadata["Name"] or "an unnamed package", distribution.version or ""
+        except Exception as error:  # any package of the environment may be damaged
+            if _concerns_us(distribution):
+                package = _folder_of(distribution)
+                broken[package] = Broken(package, package, f"its metadata cannot be read ({_words(error)})")
             continue
-        package = distribution.metadata["Name"] or "an unnamed package"
         for entry in entries:
-            found[entry.name].setdefault(package, _Candidate(entry, package, distribution.version))
+            found[entry.name].setdefault(_normal(package), _Candidate(entry, package, version))
     return {name: list(by_package.values()) for name, by_package in found.items()}
 
 
+def _concerns_us(distribution: Distribution) -> bool:
+    """Whether a distribution that cannot be read may be a plugin: it mentions the group."""
+    try:
+        return f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or "")
+    except Exception:
+        return False
+
+
+def _folder_of(distribution: Distribution) -> str:
+    return os.path.basename(str(getattr(distribution, "_path", "an unnamed package")))
+
+
+def _normal(package: str) -> str:
+    """`Zoo_Sagan` and `zoo-sagan` are one package."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
 def _allowed(name: str) -> bool:
-    only = [word for word in os.environ.get("ZOO_PLUGINS", "").split(",") if word]
-    disabled = os.environ.get("ZOO_DISABLED", "").split(",")
+    only, disabled = _listed("ZOO_PLUGINS"), _listed("ZOO_DISABLED")
     return name not in disabled and (not only or name in only)
+
+
+def _listed(variable: str) -> list[str]:
+    return [word.strip() for word in os.environ.get(variable, "").split(",") if word.strip()]
 
 
 def _load(manager: pluggy.PluginManager, claim: _Candidate, registered: list[Plugin]) -> Loaded:
@@ -115,9 +149,10 @@ def _load(manager: pluggy.PluginManager, claim: _Candidate, registered: list[Plu
     registered.clear()
     module = None
     try:
-        module = claim.entry.load()
-        manager.register(module)
-        manager.check_pending()
+        with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in `zoo plugins --json`
+            module = claim.entry.load()
+            manager.register(module)
+            manager.check_pending()
     except KeyboardInterrupt:
         raise
     except pluggy.PluginValidationError as error:
@@ -126,19 +161,35 @@ def _load(manager: pluggy.PluginManager, claim: _Candidate, registered: list[Plu
     except BaseException as error:  # a plugin may even raise SystemExit at import
         if module is not None and manager.is_registered(module):
             manager.unregister(module)
-        raise _Refused(f"{type(error).__name__}: {error}".strip().rstrip(":")) from error
+        raise _Refused(_words(error)) from error
     name = claim.entry.name
-    if len(registered) != 1 or not isinstance(registered[0], Plugin):
+    if not registered:
+        raise _Refused(f"{claim.entry.value} registers nothing; it must be a module whose @hookimpl zoo_plugin does")
+    if len(registered) > 1:
         raise _Refused(f"its hook zoo_plugin must register one Plugin; it registered {len(registered)}")
+    if not isinstance(registered[0], Plugin):
+        raise _Refused(f"its hook zoo_plugin must register a Plugin, not a {type(registered[0]).__name__}")
     if registered[0].name != name:
         raise _Refused(f'the entry point "{name}" registers a plugin named "{registered[0].name}"; make them equal')
     return Loaded(registered[0], claim.package, claim.version, getattr(module, "__file__", "") or "")
 
 
 def _explain(error: pluggy.PluginValidationError) -> str:
-    text = str(error)
-    if "can not be found in the hookspec" in text:
-        return "its hook asks for an argument that this zoo-core does not offer; it needs a newer zoo-core"
-    if "unknown hook" in text:
-        return f"{text.splitlines()[0]}; the hook is named zoo_plugin"
-    return text.splitlines()[0]
+    """Pluggy's complaint in the words of a plugin's author."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Argument\(s\) \{(.*)\} are declared", text)
+    if unknown:
+        return f"its hook asks for {unknown[1]}, which this zoo-core does not offer; it needs a newer zoo-core"
+    if text.startswith("unknown hook"):
+        return f"{text.split(' in plugin')[0]}; the hook is named zoo_plugin"
+    return _words(error)
+
+
+def _words(error: BaseException) -> str:
+    """An exception in one line; its own text may have many, or fail."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= MAX_REASON else line[: MAX_REASON - 3] + "..."

@@ -279,9 +279,10 @@ def _shipped(package: str) -> dict[str, Any]:
         return {}
     try:
         folder = importlib.resources.files(package)
-    except ModuleNotFoundError:
-        raise UserError(f"the plugin's recipe package {package} does not exist; ask its author.") from None
-    return {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+        return {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    except (Exception, SystemExit) as error:  # importing the package runs a stranger's code
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the recipes {package} cannot be read ({reason}); reinstall or mend the plugin.") from error
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

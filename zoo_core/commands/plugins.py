@@ -10,7 +10,7 @@ import click
 
 @click.command("plugins")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--check", is_flag=True, help="Also import every component that the plugins name (slow).")
+@click.option("--check", is_flag=True, help="Also import all that the plugins name, and read their recipes (slow).")
 def command(as_json: bool, check: bool) -> None:
     """Installed plugins with versions and paths, and broken ones with the reason."""
     from zoo_core.plugins import installed
@@ -45,16 +45,24 @@ def command(as_json: bool, check: bool) -> None:
 
 
 def _dangling() -> dict[str, list[str]]:
-    """References that lead nowhere, by plugin."""
-    from zoo_core import catalog
+    """References and recipes that lead nowhere, by plugin."""
+    from zoo_core import catalog, recipe
     from zoo_core.errors import UserError
+    from zoo_core.plugins import installed
     from zoo_core.spec import KINDS
 
     faults: dict[str, list[str]] = {}
-    for kind in KINDS:
-        for component in catalog.components(kind):
+    for name, item in installed().loaded.items():
+        references = {f"{kind} {part}": at for kind in KINDS for part, at in item.plugin.components(kind).items()}
+        references |= {label: getattr(item.plugin, label) for label in ("stages", "convert")}
+        checks = [(catalog.resolve, (at, label)) for label, at in references.items() if at]
+        try:
+            checks += [(recipe.load, (name, known)) for known in recipe.names(name)]
+        except UserError as error:
+            faults.setdefault(name, []).append(str(error))
+        for check, arguments in checks:
             try:
-                catalog.resolve(component.reference, f"{kind} {component.name}")
+                check(*arguments)
             except UserError as error:
-                faults.setdefault(component.plugin, []).append(str(error))
+                faults.setdefault(name, []).append(str(error))
     return faults

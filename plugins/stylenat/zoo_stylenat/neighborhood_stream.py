@@ -1,13 +1,14 @@
 """The memory-sparing form of the tiles: chunk by chunk, the scores computed again in backward.
 
-Only q, k, v and the small bias table are kept for backward. A chunk's scores are about `CHUNK_BYTES`, so that they
-stay in cache, and its buffers are used again by the next chunk. Sums are taken in a fixed order: deterministic.
+Only q, k, v and the bias are kept for backward. A chunk's scores stay in cache, and its buffers serve the next chunk
+too. Every sum is taken in a fixed order, so the result is deterministic.
 
 Shapes as in `neighborhood_tiles`; G planes of a chunk = heads x maps x tile columns.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo_stylenat.neighborhood_tiles import Axis, bias_gradient, bias_table, pad_queries
+from zoo_stylenat.neighborhood_tiles import Axis, bias_gradient, bias_table, no_autocast, pad_queries
 
 CHUNK_BYTES = 1 << 20
-"""Size of one chunk's scores; measured best between 0.5 and 2 MiB, a share of a core's second-level cache."""
+"""Size of one chunk's scores, a share of a core's second-level cache."""
+PLANE_BYTES = 1 << 22
+"""Bound on a chunk's copy of the keys' (and the values') halo columns."""
 
 
 def stream_attention(
@@ -26,7 +29,7 @@ def stream_attention(
 ) -> Tensor:
     """Exact neighbourhood attention of undilated maps `[h, N, Y, X, D]`; first-order gradients only.
 
-    Computes in float32 at least, whatever the inputs' precision, and answers in theirs.
+    Half-precision inputs are computed in float32 and answered in their own precision.
     """
     dtype = q.dtype
     if dtype in (torch.float16, torch.bfloat16):
@@ -36,153 +39,156 @@ def stream_attention(
     return out[:, :, : rows.size, : columns.size].to(dtype)
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """A slice of heads, of maps and of tile columns."""
-
-    heads: slice
-    maps: slice
-    tiles: slice
-
-    def planes(self, x: Tensor, columns: Axis, buffer: _Buffer) -> Tensor:
-        """Halo columns of `x [h, N, Y, X, D]` -> `[G, Y, Sx, D]`; a view when one tile spans the map."""
-        x = x[self.heads, self.maps]
-        if len(columns.starts) == 1:
-            return x.flatten(0, 1)
-        starts = columns.starts[self.tiles]
-        heads, maps, size, _, d = x.shape
-        planes = buffer.like(torch.Size((heads, maps, len(starts), size, columns.span, d)))
-        for tile, start in enumerate(starts):
-            planes[:, :, tile] = x[:, :, :, start : start + columns.span]
-        return planes.flatten(0, 2)
-
-    def add_planes(self, total: Tensor, planes: Tensor, columns: Axis) -> None:
-        """The adjoint of `planes`: add `[G, Y, Sx, D]` into `total [h, N, Y, X, D]`."""
-        if len(columns.starts) == 1:
-            return  # `planes` is a view of `total` and holds the sum already
-        total = total[self.heads, self.maps]
-        planes = planes.view(*total.shape[:2], -1, *planes.shape[1:])
-        for tile, start in enumerate(columns.starts[self.tiles]):
-            total[:, :, :, start : start + columns.span] += planes[:, :, tile]
-
-    def band(self, x: Tensor, tile_y: int, rows: Axis, columns: Axis) -> Tensor:
-        """The queries of one row of tiles, a view `[heads, maps, tiles, Ty, Tx, D]` of padded `x [h, N, Y, X, D]`."""
-        x = x[self.heads, self.maps, tile_y * rows.tile : (tile_y + 1) * rows.tile]
-        x = x.view(*x.shape[:3], -1, columns.tile, x.shape[-1])[:, :, :, self.tiles]
-        return x.transpose(2, 3)
-
-
-def _chunks(h: int, n: int, rows: Axis, columns: Axis, d: int, item: int) -> Iterator[_Chunk]:
-    """Cut the work into chunks of about CHUNK_BYTES: whole heads if they fit, else maps, else tile columns."""
-    count = len(columns.starts)
-    one = rows.tile * columns.tile * rows.span * columns.span * item
-    if count > 1: one = max(one, rows.size * columns.span * d * item // 4)
-    fit = max(1, CHUNK_BYTES // one)  # tiles in a chunk
-    tiles = min(count, fit)
-    if len(columns.starts) == 1:
-        tiles = count
-    maps = max(1, min(n, fit // count))
-    heads = max(1, min(h, fit // (count * n)))
-    for head in range(0, h, heads):
-        for first in range(0, n, maps):
-            for tile in range(0, count, tiles):
-                yield _Chunk(
-                    slice(head, min(h, head + heads)),
-                    slice(first, min(n, first + maps)),
-                    slice(tile, min(count, tile + tiles)),
-                )
-
-
 class _Stream(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rows: Axis, columns: Axis, scale: float
     ) -> Tensor:
-        table = bias_table(bias, rows, columns, q)
-        ctx.save_for_backward(q, k, v, table)
-        ctx.axes, ctx.scale, ctx.bias_dtype = (rows, columns), scale, bias.dtype if bias is not None else None
-        out = torch.empty_like(q)
-        scores = _Buffer(q)
-        buf=[_Buffer(q) for _ in range(4)]
-        with torch.autocast(q.device.type, enabled=False):
-            for chunk in _chunks(q.shape[0], q.shape[1], rows, columns, q.shape[-1], q.element_size()):
-                k_planes, v_planes = chunk.planes(k, columns, buf[0]), chunk.planes(v, columns, buf[1])
-                for tile_y, start in enumerate(rows.starts):
-                    query = chunk.band(q, tile_y, rows, columns)
-                    key = k_planes[:, start : start + rows.span].flatten(1, 2)  # [G, S, D]
-                    value = v_planes[:, start : start + rows.span].flatten(1, 2)
-                    weights = _weights(query, key, table, chunk, tile_y, rows, columns, scale, scores)
-                    target = chunk.band(out, tile_y, rows, columns)
-                    target.copy_(torch.bmm(weights, value).view(target.shape))
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.setting = rows, columns, scale
+        table, out, buffers = bias_table(bias, rows, columns, q), torch.empty_like(q), _Buffers(q)
+        with no_autocast(q.device):
+            for chunk in _chunks(q, rows, columns):
+                k_planes, v_planes = chunk.planes(k, buffers, 0), chunk.planes(v, buffers, 1)
+                for tile_y in range(len(rows.starts)):
+                    key, value = chunk.halo(k_planes, tile_y), chunk.halo(v_planes, tile_y)
+                    weights = chunk.weights(chunk.band(q, tile_y), key, table, tile_y, scale, buffers)
+                    chunk.set_band(out, tile_y, torch.bmm(weights, value))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, table = ctx.saved_tensors
-        (rows, columns), scale = ctx.axes, ctx.scale
-        grad = grad.contiguous()
+        q, k, v, bias = ctx.saved_tensors
+        rows, columns, scale = ctx.setting
+        grad, table, buffers = grad.contiguous(), bias_table(bias, rows, columns, q), _Buffers(q)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_table = torch.zeros_like(table) if ctx.needs_input_grad[3] else None
-        scores, slopes = _Buffer(q), _Buffer(q)
-        buf=[_Buffer(q) for _ in range(4)]
-        with torch.autocast(q.device.type, enabled=False):
-            for chunk in _chunks(q.shape[0], q.shape[1], rows, columns, q.shape[-1], q.element_size()):
-                k_planes, v_planes = chunk.planes(k, columns, buf[0]), chunk.planes(v, columns, buf[1])
-                if len(columns.starts) == 1:
-                    grad_k_planes, grad_v_planes = chunk.planes(grad_k, columns, buf[2]), chunk.planes(grad_v, columns, buf[3])
-                else:
-                    grad_k_planes, grad_v_planes = buf[2].like(k_planes.shape).zero_(), buf[3].like(k_planes.shape).zero_()
-                for tile_y, start in enumerate(rows.starts):
-                    query = chunk.band(q, tile_y, rows, columns)
-                    halo = slice(start, start + rows.span)
-                    key, value = k_planes[:, halo].flatten(1, 2), v_planes[:, halo].flatten(1, 2)
-                    weights = _weights(query, key, table, chunk, tile_y, rows, columns, scale, scores)
-                    g = chunk.band(grad, tile_y, rows, columns).reshape(len(weights), -1, q.shape[-1])
-                    grad_v_planes[:, halo].flatten(1, 2).baddbmm_(weights.transpose(1, 2), g)
-                    slope = torch.bmm(g, value.transpose(1, 2), out=slopes.like(weights.shape))
+        with no_autocast(q.device):
+            for chunk in _chunks(q, rows, columns):
+                k_planes, v_planes = chunk.planes(k, buffers, 0), chunk.planes(v, buffers, 1)
+                grad_k_planes, grad_v_planes = chunk.blank(grad_k, buffers, 2), chunk.blank(grad_v, buffers, 3)
+                for tile_y in range(len(rows.starts)):
+                    query, g = chunk.band(q, tile_y), chunk.band(grad, tile_y)
+                    key, value = chunk.halo(k_planes, tile_y), chunk.halo(v_planes, tile_y)
+                    weights = chunk.weights(query, key, table, tile_y, scale, buffers)
+                    chunk.halo(grad_v_planes, tile_y).baddbmm_(weights.transpose(1, 2), g)
+                    slope = torch.bmm(g, value.transpose(1, 2), out=buffers.take(5, *weights.shape))
                     torch._softmax_backward_data(slope, weights, -1, slope.dtype, grad_input=slope)
                     if grad_table is not None:
-                        _add_table(grad_table, slope, chunk, tile_y, rows, columns)
-                    target = chunk.band(grad_q, tile_y, rows, columns)
-                    target.copy_(torch.bmm(slope, key).view(target.shape)).mul_(scale)
-                    query = query.reshape(g.shape)
-                    grad_k_planes[:, halo].flatten(1, 2).baddbmm_(slope.transpose(1, 2), query, alpha=scale)
-                chunk.add_planes(grad_k, grad_k_planes, columns)
-                chunk.add_planes(grad_v, grad_v_planes, columns)
-        grad_bias = None if grad_table is None else bias_gradient(grad_table, rows, columns).to(ctx.bias_dtype)
+                        chunk.add_table(grad_table, slope, tile_y)
+                    chunk.halo(grad_k_planes, tile_y).baddbmm_(slope.transpose(1, 2), query, alpha=scale)
+                    chunk.set_band(grad_q, tile_y, torch.bmm(slope, key).mul_(scale))
+                chunk.add_planes(grad_k, grad_k_planes)
+                chunk.add_planes(grad_v, grad_v_planes)
+        grad_bias = None if grad_table is None else bias_gradient(grad_table, rows, columns).to(bias.dtype)
         return grad_q, grad_k, grad_v, grad_bias, None, None, None
 
 
-class _Buffer:
-    """Memory for the scores of one chunk, used again by the next: fresh pages cost more than the arithmetic."""
+class _Buffers:
+    """Memory used again by every chunk: fresh pages cost more than the arithmetic."""
 
     def __init__(self, like: Tensor):
-        self.memory = like.new_empty(0)
+        self.like = like
+        self.memory: dict[int, Tensor] = {}
 
-    def like(self, shape: torch.Size) -> Tensor:
-        if self.memory.numel() < shape.numel():
-            self.memory = self.memory.new_empty(shape.numel())
-        return self.memory[: shape.numel()].view(shape)
-
-
-def _weights(query, key, table, chunk, tile_y, rows, columns, scale, scores):
-    """Softmax weights `[G, T, S]` of one row of tiles, in the buffer."""
-    heads, maps, tiles = query.shape[:3]
-    query = query.reshape(heads * maps * tiles, rows.tile * columns.tile, -1)
-    out = scores.like(torch.Size((query.shape[0], query.shape[1], key.shape[1])))
-    torch.baddbmm(out, query, key.transpose(1, 2), beta=0, alpha=scale, out=out)
-    split = out.view(heads, maps, tiles, *out.shape[1:])
-    table = table[chunk.heads] if len(table) > 1 else table
-    for kind, begin, end in columns.runs(chunk.tiles.start, chunk.tiles.stop):
-        split[:, :, begin:end] += table[:, rows.kinds[tile_y], kind][:, None, None]
-    return torch.softmax(out, dim=-1, out=out)
+    def take(self, number: int, *shape: int) -> Tensor:
+        """An uninitialised tensor of this shape in buffer `number`."""
+        size = math.prod(shape)
+        if number not in self.memory or self.memory[number].numel() < size:
+            self.memory[number] = self.like.new_empty(size)
+        return self.memory[number][:size].view(shape)
 
 
-def _add_table(grad_table, slope, chunk, tile_y, rows, columns):
-    """Add the scores' gradient, summed over maps and tiles of one kind, to the table's."""
-    tiles = chunk.tiles.stop - chunk.tiles.start
-    heads, maps = chunk.heads.stop - chunk.heads.start, chunk.maps.stop - chunk.maps.start
-    split = slope.view(heads, maps, tiles, *slope.shape[1:])
-    for kind, begin, end in columns.runs(chunk.tiles.start, chunk.tiles.stop):
-        grad_table[chunk.heads, rows.kinds[tile_y], kind] += split[:, :, begin:end].sum(dim=(1, 2))
+def _chunks(q: Tensor, rows: Axis, columns: Axis) -> Iterator[_Chunk]:
+    """Cut the work into cache-sized chunks: whole heads if they fit, else maps, else tile columns."""
+    h, n, _, _, d = q.shape
+    count, item = len(columns.starts), q.element_size()
+    fit = CHUNK_BYTES // (rows.tile * columns.tile * rows.span * columns.span * item)
+    if count > 1:
+        fit = min(fit, PLANE_BYTES // (rows.size * columns.span * d * item))
+    fit = max(1, fit)  # tiles of one row that a chunk may hold
+    heads, maps, tiles = (max(1, min(most, fit // each)) for most, each in ((h, n * count), (n, count), (count, 1)))
+    for head in range(0, h, heads):
+        for first in range(0, n, maps):
+            for tile in range(0, count, tiles):
+                ends = min(h, head + heads), min(n, first + maps), min(count, tile + tiles)
+                yield _Chunk(rows, columns, slice(head, ends[0]), slice(first, ends[1]), slice(tile, ends[2]))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A slice of heads, of maps and of tile columns, over all tile rows."""
+
+    rows: Axis
+    columns: Axis
+    heads: slice
+    maps: slice
+    tiles: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of heads, maps and tile columns; their product is G."""
+        return tuple(part.stop - part.start for part in (self.heads, self.maps, self.tiles))
+
+    def planes(self, x: Tensor, buffers: _Buffers, number: int) -> Tensor:
+        """Halo columns of `x [h, N, Y, X, D]` -> `[G, Y, Sx, D]`; a view of `x` when one tile spans the map."""
+        x = x[self.heads, self.maps]
+        if len(self.columns.starts) == 1:
+            return x.flatten(0, 1)
+        planes = buffers.take(number, *self.shape, self.rows.size, self.columns.span, x.shape[-1])
+        for tile, start in enumerate(self.columns.starts[self.tiles]):
+            planes[:, :, tile] = x[:, :, :, start : start + self.columns.span]
+        return planes.flatten(0, 2)
+
+    def blank(self, total: Tensor, buffers: _Buffers, number: int) -> Tensor:
+        """Planes to sum gradients in: part of `total` itself when one tile spans the map, else zeros."""
+        if len(self.columns.starts) == 1:
+            return total[self.heads, self.maps].flatten(0, 1)
+        return buffers.take(number, math.prod(self.shape), self.rows.size, self.columns.span, total.shape[-1]).zero_()
+
+    def add_planes(self, total: Tensor, planes: Tensor) -> None:
+        """The adjoint of `planes`: add `[G, Y, Sx, D]` into `total [h, N, Y, X, D]`."""
+        if len(self.columns.starts) == 1:
+            return  # the planes are part of the total
+        total = total[self.heads, self.maps]
+        planes = planes.view(*self.shape, *planes.shape[1:])
+        for tile, start in enumerate(self.columns.starts[self.tiles]):
+            total[:, :, :, start : start + self.columns.span] += planes[:, :, tile]
+
+    def halo(self, planes: Tensor, tile_y: int) -> Tensor:
+        """The keys of one row of tiles: a view `[G, S, D]` of planes `[G, Y, Sx, D]`."""
+        start = self.rows.starts[tile_y]
+        return planes[:, start : start + self.rows.span].flatten(1, 2)
+
+    def _band(self, x: Tensor, tile_y: int) -> Tensor:
+        x = x[self.heads, self.maps, tile_y * self.rows.tile : (tile_y + 1) * self.rows.tile]
+        x = x.view(*x.shape[:3], -1, self.columns.tile, x.shape[-1])  # [heads, maps, Ty, tile columns, Tx, D]
+        return x[:, :, :, self.tiles].transpose(2, 3)
+
+    def band(self, x: Tensor, tile_y: int) -> Tensor:
+        """The queries of one row of tiles, `[G, T, D]`, from padded `x [h, N, Y, X, D]`."""
+        return self._band(x, tile_y).reshape(math.prod(self.shape), self.rows.tile * self.columns.tile, x.shape[-1])
+
+    def set_band(self, x: Tensor, tile_y: int, value: Tensor) -> None:
+        """Write one row of tiles `[G, T, D]` into padded `x`."""
+        target = self._band(x, tile_y)
+        target.copy_(value.view(target.shape))
+
+    def weights(
+        self, query: Tensor, key: Tensor, table: Tensor, tile_y: int, scale: float, buffers: _Buffers
+    ) -> Tensor:
+        """Softmax weights `[G, T, S]` of one row of tiles, in buffer 4."""
+        scores = buffers.take(4, *query.shape[:2], key.shape[1])
+        torch.baddbmm(scores, query, key.transpose(1, 2), beta=0, alpha=scale, out=scores)
+        split = scores.view(*self.shape, *scores.shape[1:])
+        table = table[self.heads] if len(table) > 1 else table  # the mask alone has one head
+        for kind, begin, end in self.columns.runs(self.tiles):
+            split[:, :, begin:end] += table[:, self.rows.kinds[tile_y], kind, None, None]
+        return torch.softmax(scores, dim=-1, out=scores)
+
+    def add_table(self, total: Tensor, slope: Tensor, tile_y: int) -> None:
+        """Add the scores' gradient, summed over maps and tiles of one kind, to the bias table's."""
+        split = slope.view(*self.shape, *slope.shape[1:])
+        for kind, begin, end in self.columns.runs(self.tiles):
+            total[self.heads, self.rows.kinds[tile_y], kind] += split[:, :, begin:end].sum(dim=(1, 2))

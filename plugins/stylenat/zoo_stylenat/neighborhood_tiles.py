@@ -10,6 +10,7 @@ Shapes: h heads, N maps (images x residue classes), Y X map, D head dim, T queri
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -46,10 +47,10 @@ class Axis:
         """Length of the axis when its last tile is full."""
         return self.tile * len(self.starts)
 
-    def runs(self, first: int = 0, last: int | None = None) -> list[tuple[int, int, int]]:
-        """`(kind, begin, end)` of neighbouring tiles of one kind, among the tiles first .. last - 1, from 0."""
+    def runs(self, tiles: slice = slice(None)) -> list[tuple[int, int, int]]:
+        """`(kind, begin, end)` of neighbouring tiles of one kind, counted from the first of `tiles`."""
         runs, begin = [], 0
-        for kind, members in groupby(self.kinds[first:last]):
+        for kind, members in groupby(self.kinds[tiles]):
             end = begin + len(list(members))
             runs.append((kind, begin, end))
             begin = end
@@ -88,8 +89,9 @@ def bias_table(bias: Tensor | None, rows: Axis, columns: Axis, like: Tensor) -> 
     """
     outside = _outside(rows, columns, like.device)
     if bias is None:
-        return torch.zeros(outside.shape, dtype=like.dtype, device=like.device).masked_fill_(outside, float("-inf"))[None]
-    with torch.autocast(like.device.type, enabled=False):  # a one-hot product is exact in the bias's own precision
+        mask = torch.zeros(1, *outside.shape, dtype=like.dtype, device=like.device)
+        return mask.masked_fill_(outside, float("-inf"))
+    with no_autocast(like.device):  # a one-hot product is exact in the bias's own precision
         row_hot, column_hot = (_one_hot(axis, bias) for axis in (rows, columns))
         table = row_hot @ bias @ column_hot.t()  # [h, kinds Ty Sy, kinds Tx Sx]
     table = table.view(len(bias), *_shape(rows), *_shape(columns)).permute(0, 1, 4, 2, 5, 3, 6)
@@ -108,7 +110,7 @@ def _shape(axis: Axis) -> tuple[int, int, int]:
 
 
 def _one_hot(axis: Axis, like: Tensor) -> Tensor:
-    """`[kinds T S, 2k-1]`: which row of the bias a query and a key on this axis meet at; all zero outside the window."""
+    """`[kinds T S, 2k-1]`: the row of the bias where a query and a key on this axis meet; zeros outside the window."""
     index = torch.tensor(axis.patterns, device=like.device).view(-1, 1)
     return (index == torch.arange(2 * axis.kernel - 1, device=like.device)).to(like.dtype)
 
@@ -120,8 +122,14 @@ def _outside(rows: Axis, columns: Axis, device: torch.device) -> Tensor:
     return outside.view(len(row), len(column), rows.tile * columns.tile, rows.span * columns.span)
 
 
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """Compute in the tensors' own precision; the meta device knows no autocast and needs none."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
 class Halo(torch.autograd.Function):
-    """`x [h, N, Y, X, D]` -> the overlapping halos `[h, N, tiles y, tiles x, Sy Sx, D]`; differentiable any number of times."""
+    """`x [h, N, Y, X, D]` -> its overlapping halos `[h, N, tiles y, tiles x, Sy Sx, D]`; gradients of any order."""
 
     @staticmethod
     def forward(ctx, x: Tensor, rows: Axis, columns: Axis) -> Tensor:
@@ -180,16 +188,18 @@ def tiled_attention(
     q = pad_queries(q, rows, columns).view(h, n, tiles_y, rows.tile, tiles_x, columns.tile, d)
     q = q.transpose(3, 4).reshape(h, n, tiles_y, tiles_x, rows.tile * columns.tile, d)
     k, v = Halo.apply(k, rows, columns), Halo.apply(v, rows, columns)
-    bands = []
-    for kind_y, top, bottom in rows.runs():
-        band = []
-        for kind_x, left, right in columns.runs():
-            block = [x[:, :, top:bottom, left:right].flatten(1, 3) for x in (q, k, v)]  # [h, tiles, T or S, D]
-            mix = _fused if fused else _plain
-            out = mix(*block, table[:, kind_y, kind_x].unsqueeze(1), scale)
-            band.append(out.view(h, n, bottom - top, right - left, rows.tile, columns.tile, d))
-        bands.append(torch.cat(band, dim=3))
-    out = torch.cat(bands, dim=2).transpose(3, 4).reshape(h, n, rows.padded, columns.padded, d)
+    mix, bands = _fused if fused else _plain, []
+    row_runs, column_runs = rows.runs(), columns.runs()
+    heights, widths = ([end - begin for _, begin, end in runs] for runs in (row_runs, column_runs))
+    for (kind_y, *_), *band in zip(row_runs, *(x.split(heights, dim=2) for x in (q, k, v)), strict=True):
+        outs = []
+        for (kind_x, *_), *block in zip(column_runs, *(x.split(widths, dim=3) for x in band), strict=True):
+            shape = block[0].shape  # [h, N, rows of tiles, columns of tiles, T, D]
+            block = [x.flatten(1, 3) for x in block]
+            outs.append(mix(*block, table[:, kind_y, kind_x, None], scale).view(shape))
+        bands.append(torch.cat(outs, dim=3))
+    out = torch.cat(bands, dim=2).view(h, n, tiles_y, tiles_x, rows.tile, columns.tile, d)
+    out = out.transpose(3, 4).reshape(h, n, rows.padded, columns.padded, d)
     return out[:, :, : rows.size, : columns.size]
 
 

@@ -13,10 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo_styleswin import convert
-from zoo_styleswin.attention import WindowAttention
-from zoo_styleswin.discriminator import Discriminator
-from zoo_styleswin.generator import Generator
 
 from zoo_core import augment
 from zoo_core.layers import pixel_norm, scaled_leaky_relu, sinusoid_table
@@ -30,6 +26,10 @@ from zoo_core.resample import (
     upfirdn2d,
     upsample_fir,
 )
+from zoo_styleswin import convert
+from zoo_styleswin.attention import WindowAttention
+from zoo_styleswin.discriminator import Discriminator
+from zoo_styleswin.generator import Generator
 
 GOLDENS = os.environ.get("ZOO_GOLDENS", "")
 pytestmark = pytest.mark.skipif(not GOLDENS, reason="ZOO_GOLDENS does not name the folder of golden numbers")

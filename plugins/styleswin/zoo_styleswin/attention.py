@@ -43,7 +43,8 @@ class WindowAttention(Attention):
             nn.init.trunc_normal_(torch.empty((2 * self.window - 1) ** 2, site.heads // 2), std=0.02) for _ in range(2)
         )
         self.register_buffer("index", relative_index(self.window), persistent=False)
-        mask = shift_mask(site.resolution, self.window, self.shift) if self.shift else None
+        # Windows differ only in whether they are the last of their row and column: [2, 2, 1, T, T] covers any map.
+        mask = shift_mask(2 * self.window, self.window, self.shift).unflatten(0, (2, 2)) if self.shift else None
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -59,9 +60,16 @@ class WindowAttention(Attention):
         half = self.heads // 2
         plain = self._attend(qkv[..., :half, :], bias[:, :half])
         shifted = torch.roll(qkv[..., half:, :], (-self.shift, -self.shift), (1, 2))
-        shifted = self._attend(shifted, bias[:, half:] + self.mask)
+        shifted = self._attend(shifted, self._masked(bias[:, half:], height // self.window))
         shifted = torch.roll(shifted, (self.shift, self.shift), (1, 2))
         return self.proj(torch.cat([plain, shifted], 3).flatten(3))
+
+    def _masked(self, bias: Tensor, count: int) -> Tensor:
+        """Bias plus mask for `count x count` windows: `[1, N, T, T]` -> `[M, N, T, T]`."""
+        kinds = bias + self.mask  # [2, 2, N, T, T]: (inner, last) row and column of windows
+        rows = torch.cat([kinds[:1].expand(count - 1, -1, -1, -1, -1), kinds[1:]])
+        every = torch.cat([rows[:, :1].expand(-1, count - 1, -1, -1, -1), rows[:, 1:]], 1)
+        return every.flatten(0, 1)
 
     def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
         """`qkv [B, H, W, 3, N, D]`, `bias [1 or M, N, T, T]` -> `[B, H, W, N, D]`."""
@@ -69,12 +77,12 @@ class WindowAttention(Attention):
         side = self.window
         windows = qkv.view(batch, height // side, side, width // side, side, 3, heads, dim)
         q, k, v = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, -1, heads, side * side, dim)  # [B, M, N, T, D]
-        if torch.is_grad_enabled():
-            # Not torch's fused attention: on the CPU it falls back to a slower path when the bias has a gradient.
+        if self.window > 8 and not torch.is_grad_enabled():
+            out = scaled_dot_product_attention(q, k, v, bias)
+        else:
+            # Torch's fused attention is slower on the CPU for small windows, and for any where the bias has a gradient.
             logits = torch.matmul(q * dim**-0.5, k.transpose(-2, -1))
             out = torch.matmul(logits.add_(bias).softmax(-1), v)
-        else:
-            out = scaled_dot_product_attention(q, k, v, bias)
         out = out.view(batch, height // side, width // side, heads, side, side, dim)
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, heads, dim)
 
@@ -83,7 +91,7 @@ def relative_index(window: int) -> Tensor:
     """Row of the bias table for each query and key of a window, by the query's position minus the key's: `[T * T]`."""
     side = torch.arange(window)
     offset = side[:, None] - side + window - 1  # [query, key] on one axis
-    rows, columns = offset[:, None, :, None], offset[None, :, None, :]
+    rows, columns = offset[:, None, :, None], offset[None, :, None, :]  # [row of q, column of q, row of k, column of k]
     return (rows * (2 * window - 1) + columns).flatten()
 
 

@@ -51,8 +51,10 @@ class AdaIN(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """`x [B, H, W, C]`, `w [B, S]` -> `[B, H, W, C]`."""
         gamma, beta = self.affine(w)[:, None, None].chunk(2, dim=-1)  # [B, 1, 1, C]
-        variance, mean = torch.var_mean(x, dim=(1, 2), correction=0, keepdim=True)
-        return torch.addcmul(beta, x - mean, gamma * torch.rsqrt(variance + self.eps))
+        # In two passes: on the CPU several times faster than torch.var_mean or instance_norm on this layout.
+        centred = x - x.mean(dim=(1, 2), keepdim=True)
+        variance = centred.square().mean(dim=(1, 2), keepdim=True)
+        return torch.addcmul(beta, centred, gamma * torch.rsqrt(variance + self.eps))
 
 
 class Mlp(nn.Module):
