@@ -70,7 +70,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every hostile plugin, two that claim one name, one whose metadata is damaged, and two good ones."""
     folder = tmp_path_factory.mktemp("hostile")
     for name, (source, _) in HOSTILE.items():
-        fakes.plugin(folder, name, source)
+        fakes.plugin(folder, name, source, package=f"hostile-{name}")
     for package in ("zoo-claim", "their-claim"):
         fakes.plugin(folder, "claimed", RECORDS + fakes.PLUGIN.format(name="claimed", fields=""), package=package)
     fakes.distribution(folder, "zoo-damaged", {"damaged": "zoo_damaged"}, {})
@@ -120,10 +120,8 @@ def test_a_hostile_plugin_is_named_with_the_reason(
 def test_a_name_claimed_twice_is_refused_before_either_is_imported(
     hostile: Path, answers: dict[str, subprocess.CompletedProcess[str]]
 ) -> None:
-    assert "claimed by several packages" in broken(answers)["claimed"]
-    assert {"zoo-claim", "their-claim"} <= set(broken(answers)["claimed"].replace("(", "").replace(")", "").split()) | {
-        word.strip("(),;") for word in broken(answers)["claimed"].split()
-    }
+    reason = broken(answers)["claimed"]
+    assert "claimed by several packages" in reason and "zoo-claim" in reason and "their-claim" in reason
     assert not list(hostile.glob("*.imported"))
 
 
@@ -153,7 +151,7 @@ def test_asking_for_a_broken_plugin_says_why(answers: dict[str, subprocess.Compl
 def test_strict_raises_instead(hostile: Path, zoo: Zoo) -> None:
     found = zoo("plugins", **fakes.on_path(hostile), ZOO_STRICT="1", ZOO_PLUGINS="raises")
     assert found.returncode not in (0, 2)
-    assert "OSError: the hook fails" in found.stderr and "RuntimeError: plugin raises (zoo-raises)" in found.stderr
+    assert "OSError: the hook fails" in found.stderr and "RuntimeError: plugin raises (hostile-raises)" in found.stderr
 
 
 def test_disabled_plugins_are_not_imported(tmp_path: Path, zoo: Zoo) -> None:

@@ -166,12 +166,22 @@ class Pip:
                         tail.append(line.rstrip())
                     watch(line)
                     _show(line.strip())
-            except BaseException:
-                process.terminate()
+            except BaseException as stop:
+                _stop(process, interrupted=isinstance(stop, KeyboardInterrupt))
                 raise
         _show("")
         if process.returncode:
             raise SetUpError(f"{doing} failed, as pip says above; the same command tries again.", tail)
+
+
+def _stop(process: subprocess.Popen[str], interrupted: bool) -> None:
+    """Let pip remove its temporary gigabytes and end; end it if it does not. A Ctrl-C has reached it already."""
+    if not interrupted:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.terminate()
 
 
 def _pip_of(folder: Path) -> list[str] | None:

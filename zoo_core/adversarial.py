@@ -157,7 +157,8 @@ class Game:
         specs = self.recipe.train.optimizers
         for given in specs:
             if given not in ("generator", "discriminator"):
-                raise UserError(f"train.optimizers.{given}: there is no such network; there is generator, discriminator.")
+                known = "there is generator, discriminator."
+                raise UserError(f"train.optimizers.{given}: there is no such network; {known}")
         if name not in specs:
             raise UserError(f"the recipe has no train.optimizers.{name}; give it an lr.")
         return specs[name]

@@ -65,8 +65,8 @@ def find(kind: str, name: str, home: str = "") -> Component:
     if matches:
         choices = " or ".join(component.full_name for component in matches)
         raise UserError(f'several plugins have the {kind} "{name}": write {choices}.')
-    spellings = {component.name: component.full_name for component in known}
-    hint = did_you_mean(name, [component.full_name for component in known] if "/" in name else spellings)
+    full_names = {component.full_name if "/" in name else component.name: component.full_name for component in known}
+    hint = did_you_mean(name, full_names, full_names)
     raise UserError(f'no {kind} "{name}"{hint}')
 
 

@@ -4,7 +4,7 @@
         networks.safetensors     network/parameter or buffer
         averages.safetensors     network/parameter or buffer of the moving averages
         optimizers.safetensors   network/index/moment
-        state.json               step, images, stage
+        state.json               step, images, stage, numbers not yet logged
         manifest.json            size and sha256 of each file above; written last
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,11 @@ from zoo_core.errors import UserError
 from zoo_core.program import Stage
 
 MANIFEST = "manifest.json"
-_STEP = re.compile(r"step-(\d+)")
+STATE = "state.json"
+TENSORS = ("networks", "averages", "optimizers")
+MAX_JSON_BYTES = 1_000_000
+
+_STEP = re.compile(r"step-(0|[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """One file's tensors, `networks`, `averages` or `optimizers`, on the CPU."""
-        return load_file(self.path / f"{name}.safetensors")
+        try:
+            return load_file(self.path / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the checkpoint {self.path} cannot be read: {name}.safetensors ({error}).") from None
 
     def network(self, name: str, *, averaged: bool = False) -> dict[str, Tensor] | None:
         """The state dict of one network, or None when the file does not have it."""
@@ -61,30 +68,38 @@ def save(folder: Path, stage: Stage, state: Mapping[str, Any], keep: int) -> Pat
     temporary = folder / f".step-{state['step']}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.glob(".step-*.tmp"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
-        for name, tensors in _collect(stage).items():
-            save_file(tensors, temporary / f"{name}.safetensors")
-        (temporary / "state.json").write_text(json.dumps(dict(state), indent=1))
-        manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in temporary.iterdir()}
-        for path in temporary.iterdir():
-            _sync(path)
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _sync(temporary / MANIFEST)
-        _sync(temporary)
-        if final.exists():
+        _write(temporary, stage, state)
+        if final.exists():  # it did not verify, or this state would not have been reached again
             shutil.rmtree(final)
         temporary.rename(final)
         _sync(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"cannot write the checkpoint {final} ({getattr(error, 'strerror', None) or error}); "
             "free some space and repeat the command, which goes on from the checkpoint before it."
         ) from error
-    for old in _found(folder)[keep:]:
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    found = _found(folder)
+    newest = found.index(final)
+    for old in found[:newest] + found[newest + keep :]:  # newer ones did not verify: this run came from before them
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _write(folder: Path, stage: Stage, state: Mapping[str, Any]) -> None:
+    for name, tensors in _collect(stage).items():
+        save_file(tensors, folder / f"{name}.safetensors")
+    (folder / STATE).write_text(json.dumps(dict(state), indent=1))
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in folder.iterdir()}
+    for path in folder.iterdir():
+        _sync(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _sync(folder / MANIFEST)
+    _sync(folder)
 
 
 def latest(folder: Path, warn=print) -> Checkpoint | None:
@@ -104,38 +119,52 @@ def latest(folder: Path, warn=print) -> Checkpoint | None:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Verify one checkpoint folder. Raises UserError that names the file that is wrong."""
+    """Verify one checkpoint folder: the files that make it, and no others. Raises UserError naming the one that is
+    wrong."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for name, entry in manifest.items():
-            file = path / Path(name).name
+        manifest = _read_json(path / MANIFEST)
+        for name in (*(f"{name}.safetensors" for name in TENSORS), STATE):
+            file, entry = path / name, manifest[name]
             if file.stat().st_size != entry["bytes"]:
                 raise UserError(f"the checkpoint {path} is damaged: {name} has another size than its manifest says.")
             if _sha256(file) != entry["sha256"]:
                 raise UserError(f"the checkpoint {path} is damaged: {name} does not match its checksum.")
-        if not {"state.json", "networks.safetensors"} <= set(manifest):
-            raise UserError(f"the checkpoint {path} is not complete.")
-        state = json.loads((path / "state.json").read_text())
-        int(state["step"])
+        state = _read_json(path / STATE)
+        if not isinstance(state["step"], int) or state["step"] < 0:
+            raise ValueError(f"step {state['step']!r} in {STATE}")
     except FileNotFoundError as error:
         raise UserError(f"the checkpoint {path} is not complete: {Path(error.filename).name} is missing.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"the checkpoint {path} cannot be read ({error}).") from None
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"no {error} in it" if isinstance(error, KeyError) else error
+        raise UserError(f"the checkpoint {path} cannot be read ({reason}).") from None
     return Checkpoint(path, state)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path.name} is too large")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a mapping")
+    return content
 
 
 def restore(checkpoint: Checkpoint, stage: Stage) -> None:
     """Load everything into the stage's objects. Raises UserError when a tensor is missing, left over or misshapen."""
-    networks, averages = checkpoint.tensors("networks"), checkpoint.tensors("averages")
+    networks = _by_owner(checkpoint, "networks", stage.networks)
+    averages = _by_owner(checkpoint, "averages", [average.of for average in stage.averages])
+    optimizers = _by_owner(checkpoint, "optimizers", stage.optimizers)
     for name, network in stage.networks.items():
-        load_exactly(network, _under(networks, name), f"{checkpoint.path}: {name}")
+        load_exactly(network, networks[name], f"{checkpoint.path}: {name}")
     for average in stage.averages:
-        load_exactly(average.network, _under(averages, average.of), f"{checkpoint.path}: averaged {average.of}")
-    saved = checkpoint.tensors("optimizers")
+        load_exactly(average.network, averages[average.of], f"{checkpoint.path}: averaged {average.of}")
     for name, optimizer in stage.optimizers.items():
-        _restore_optimizer(optimizer, _under(saved, name), f"{checkpoint.path}: optimizer of {name}")
+        _restore_optimizer(optimizer, optimizers[name], f"{checkpoint.path}: the optimizer of {name}")
 
 
 def load_exactly(network: torch.nn.Module, tensors: Mapping[str, Tensor], place: str) -> None:
@@ -151,10 +180,14 @@ def load_exactly(network: torch.nn.Module, tensors: Mapping[str, Tensor], place:
 
 def _collect(stage: Stage) -> dict[str, dict[str, Tensor]]:
     networks = {
-        f"{name}/{key}": value for name, network in stage.networks.items() for key, value in network.state_dict().items()
+        f"{name}/{key}": value
+        for name, network in stage.networks.items()
+        for key, value in network.state_dict().items()
     }
     averages = {
-        f"{average.of}/{key}": value for average in stage.averages for key, value in average.network.state_dict().items()
+        f"{average.of}/{key}": value
+        for average in stage.averages
+        for key, value in average.network.state_dict().items()
     }
     moments = {
         f"{name}/{index}/{moment}": value
@@ -171,20 +204,30 @@ def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], place: str) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = {str(number): number for number in range(len(parameters))}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, moment = key.split("/")
-        state.setdefault(int(index), {})[moment] = value
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, moments in state.items():
-        if index >= len(parameters) or moments["exp_avg"].shape != parameters[index].shape:
-            raise UserError(f"{place} does not fit this recipe.")
+        number, _, moment = key.partition("/")
+        if number not in numbers:
+            raise UserError(f"{place} does not fit this recipe: it has unknown {key}.")
+        if value.ndim and value.shape != parameters[numbers[number]].shape:
+            raise UserError(f"{place} does not fit this recipe: it has a wrong shape for {key}.")
+        state.setdefault(numbers[number], {})[moment] = value.clone()  # steps write here, not into the mapped file
+    if state and (len(state) != len(parameters) or len({frozenset(moments) for moments in state.values()}) > 1):
+        raise UserError(f"{place} does not fit this recipe: it lacks some moments.")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+def _by_owner(checkpoint: Checkpoint, file: str, owners: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """A file's tensors by the network that they belong to. Raises UserError for one that belongs to none."""
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in owners}
+    for key, value in checkpoint.tensors(file).items():
+        owner, _, name = key.partition("/")
+        if owner not in found:
+            raise UserError(f"{checkpoint.path} does not fit this recipe: {file}.safetensors has unknown {key}.")
+        found[owner][name] = value
+    return found
 
 
 def _found(folder: Path) -> list[Path]:

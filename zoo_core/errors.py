@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -13,10 +13,13 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for the nearest of `known`, or a list of them when nothing is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+def did_you_mean(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """Return `; did you mean "x"?` for the nearest of `known`, or a list of them when nothing is near.
+
+    `shown` gives a longer form in which a name is printed.
+    """
+    shown = {name: name for name in known} | dict(shown or {})
+    near = difflib.get_close_matches(word, sorted(shown), n=1, cutoff=0.6)
     if near:
-        return f'; did you mean "{near[0]}"?'
-    return f"; there is {', '.join(known)}." if known else "; there is none."
+        return f'; did you mean "{shown[near[0]]}"?'
+    return f"; there is {', '.join(sorted(shown.values()))}." if shown else "; there is none."

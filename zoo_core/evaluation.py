@@ -96,15 +96,20 @@ def format_report(report: Report, before: Report | None = None) -> str:
 
 
 class Measurer:
-    """Measures a run before its first step and after its last, keeps both in evaluation.json, and says so."""
+    """Measures a run before its first step and after its last, keeps both in evaluation.json, and says so.
+
+    What was measured at the same step before is not measured again.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         self._spec, self._seed = recipe.evaluate, recipe.train.seed
         self._folder, self._say = folder, say
         open_extractor(self._spec.extractor)  # a run must not find out at its end that it cannot be measured
 
-    def __call__(self, when: str, generator: Generator, images: ImageSet) -> None:
+    def __call__(self, when: str, step: int, generator: Generator, images: ImageSet) -> None:
         spec = self._spec
+        if read(self._folder).get(when, {}).get("step") == step:
+            return
         self._say(f"Measuring {spec.num:,} samples with {spec.extractor} ...")
         found = measure(
             generator,
@@ -115,7 +120,7 @@ class Measurer:
             seed=self._seed,
         )
         kept = read(self._folder)
-        kept[when] = found.to_dict()
+        kept[when] = {"step": step, **found.to_dict()}
         write(self._folder, kept)
         if when == "end":
             before = kept.get("start")

@@ -78,43 +78,55 @@ def first_bad_gradient(network: nn.Module) -> str:
     return "their norm"
 
 
+def first_bad_weight(network: nn.Module) -> str:
+    """The name of the first trainable parameter that is not finite, "" when all are."""
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            return name
+    return ""
+
+
 class RunningState:
     """Running statistics of the networks over the micro-batches and processes of one phase.
 
-    Every micro-batch starts from the state before the phase, and the state after it is their mean. So a phase of two
-    micro-batches, or of two processes, leaves what they would have agreed on, and processes never drift apart.
+    Every micro-batch starts from the state before the phase, and the state after it has moved by the mean of their
+    moves. So a phase of two micro-batches, or of two processes, leaves what they would have agreed on, and processes
+    never drift apart. What did not move stays to the bit. Counters end where one micro-batch would leave them.
     """
 
     def __init__(self, networks: Iterable[nn.Module], num_micro: int, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._num_micro = num_micro
         self._active = num_micro > 1 or accelerator.num_processes > 1
-        self._buffers = _running(networks) if self._active else []
+        self._buffers = _buffers(networks) if self._active else []
         self._before = [buffer.clone() for buffer in self._buffers]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        self._moves = [torch.zeros_like(buffer) for buffer in self._buffers]
 
     def begin_micro(self, index: int) -> None:
         """Go back to the state before the phase."""
-        if self._active and index:
+        if index:
             for buffer, before in zip(self._buffers, self._before, strict=True):
                 buffer.copy_(before)
 
     def end_micro(self) -> None:
-        """Note the state that this micro-batch left."""
-        for total, buffer in zip(self._sums, self._buffers, strict=True):
-            total.add_(buffer)
+        """Note how this micro-batch moved the state."""
+        for buffer, before, moves in zip(self._buffers, self._before, self._moves, strict=True):
+            if buffer.is_floating_point():
+                moves.add_((buffer - before).masked_fill_(buffer == before, 0))  # an infinity that stays has no move
 
     def finish(self) -> None:
         """Leave the mean."""
-        for buffer, total in zip(self._buffers, self._sums, strict=True):
-            buffer.copy_(total / self._num_micro)
-        average(self._buffers, self._accelerator)
+        floating = [i for i, buffer in enumerate(self._buffers) if buffer.is_floating_point()]
+        moves = [self._moves[i].div_(self._num_micro) for i in floating]
+        average(moves, self._accelerator)
+        for i, move in zip(floating, moves, strict=True):
+            self._buffers[i].copy_(torch.where(move == 0, self._before[i], self._before[i] + move))
 
 
-def _running(networks: Iterable[nn.Module]) -> list[Tensor]:
+def _buffers(networks: Iterable[nn.Module]) -> list[Tensor]:
     return [
         value
         for network in networks
         for value in network.state_dict(keep_vars=True).values()
-        if not isinstance(value, nn.Parameter) and value.is_floating_point()
+        if not isinstance(value, nn.Parameter)
     ]

@@ -13,27 +13,35 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from zoo_core.errors import UserError
+
 Progress = Callable[[int, dict[str, float]], None]
 
 
 class Journal:
-    """Only the main process writes; the others' calls do nothing."""
+    """Only the main process writes; the others' calls do nothing.
 
-    def __init__(self, path: Path, accelerator: Accelerator, *, trackers: bool = False) -> None:
+    Where a run has several stages, each names itself in its lines. Raises UserError when the disk refuses.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, *, stage: str = "", trackers: bool = False) -> None:
         self._path = path
         self._accelerator = accelerator
+        self._stage = stage
         self._trackers = trackers
         self._main = accelerator.is_main_process
         self._mark = (0, time.monotonic())
 
     def rewind(self, step: int) -> None:
-        """Drop what was written after `step`: a resumed run writes it again."""
+        """Drop what this stage wrote after `step`, which a resumed run writes again, and lines that are not whole."""
         if not self._main or not self._path.exists():
             return
-        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(self._path)
+        with self._writing():
+            lines = self._path.read_text(errors="replace").splitlines()
+            kept = "".join(f"{line}\n" for line in lines if self._keeps(line, step))
+            temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary.write_text(kept)
+            temporary.replace(self._path)
 
     def log(self, step: int, images: int, numbers: dict[str, float]) -> None:
         """One line of metrics.jsonl; `images_per_second` is since the line before."""
@@ -81,8 +89,23 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._main:
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            with self._writing(), self._path.open("a") as file:
+                file.write(json.dumps({"stage": self._stage, **line} if self._stage else line) + "\n")
+
+    def _keeps(self, line: str, step: int) -> bool:
+        try:
+            written = json.loads(line)
+            return written.get("stage", "") != self._stage or written.get("step", 0) <= step
+        except (ValueError, AttributeError, TypeError):
+            return False
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write {self._path} ({reason}); free some space and repeat the command.") from None
 
 
 class _Rate:
@@ -103,10 +126,3 @@ class _Rate:
 
 def _is_loss(name: str) -> bool:
     return "/" not in name and name != "seconds" and not name.startswith("logits")
-
-
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line).get("step", 0))
-    except (ValueError, AttributeError):
-        return 0

@@ -64,9 +64,9 @@ def complete(recipe: Recipe) -> Recipe:
 
 def attention_factory(part: Mapping[str, Any], home: str, place: str = "attention") -> AttentionFactory:
     """`{name: stylenat/hydra, kernel: 7}` -> a function of the site, its options checked at once."""
-    if "name" not in part:
+    if not isinstance(part, Mapping) or "name" not in part:
         raise UserError(f"{place} needs a name, as in {{name: full}}.")
-    make = factory("attention", part["name"], home)
+    make = factory("attention", coerce(part["name"], str, join(place, "name")), home)
     given = {key: value for key, value in part.items() if key != "name"}
     options = checked(given, options_of(make), place)
 
@@ -98,7 +98,12 @@ def _network(kind: str, part: Part, recipe: Recipe) -> Any:
         options["attention"] = attention_factory(options["attention"], _home(part, recipe), f"{kind}.attention")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.train.seed, "init", kind))
-        network = make(resolution=recipe.data.resolution, num_classes=recipe.data.condition, **options)
+        try:
+            network = make(resolution=recipe.data.resolution, num_classes=recipe.data.condition, **options)
+        except UserError:
+            raise
+        except ValueError as error:  # a component refuses a value, its own way
+            raise UserError(f"the {kind} {part.name} cannot be built: {error}") from error
     if kind == "generator":
         network.pixels = PIXELS[recipe.data.pixels]
     return network

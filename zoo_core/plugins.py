@@ -155,13 +155,10 @@ def _load(manager: pluggy.PluginManager, claim: _Candidate, registered: list[Plu
             manager.check_pending()
     except KeyboardInterrupt:
         raise
-    except pluggy.PluginValidationError as error:
-        manager.unregister(module)
-        raise _Refused(_explain(error)) from error
     except BaseException as error:  # a plugin may even raise SystemExit at import
         if module is not None and manager.is_registered(module):
             manager.unregister(module)
-        raise _Refused(_words(error)) from error
+        raise _Refused(_explain(error)) from error
     name = claim.entry.name
     if not registered:
         raise _Refused(f"{claim.entry.value} registers nothing; it must be a module whose @hookimpl zoo_plugin does")
@@ -174,14 +171,16 @@ def _load(manager: pluggy.PluginManager, claim: _Candidate, registered: list[Plu
     return Loaded(registered[0], claim.package, claim.version, getattr(module, "__file__", "") or "")
 
 
-def _explain(error: pluggy.PluginValidationError) -> str:
-    """Pluggy's complaint in the words of a plugin's author."""
-    text = " ".join(str(error).split())
-    unknown = re.search(r"Argument\(s\) \{(.*)\} are declared", text)
-    if unknown:
-        return f"its hook asks for {unknown[1]}, which this zoo-core does not offer; it needs a newer zoo-core"
-    if text.startswith("unknown hook"):
-        return f"{text.split(' in plugin')[0]}; the hook is named zoo_plugin"
+def _explain(error: BaseException) -> str:
+    """What went wrong, pluggy's complaints in the words of a plugin's author."""
+    if isinstance(error, pluggy.PluginValidationError):
+        text = " ".join(str(error).split())
+        unknown = re.search(r"Argument\(s\) \{(.*)\} are declared", text)
+        if unknown:
+            return f"its hook asks for {unknown[1]}, which this zoo-core does not offer; it needs a newer zoo-core"
+        misspelt = re.search(r"unknown hook '\w*'", text)
+        if misspelt:
+            return f"{misspelt[0]}; the hook is named zoo_plugin"
     return _words(error)
 
 

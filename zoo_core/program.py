@@ -76,9 +76,12 @@ class Average:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, clock: Clock) -> None:
-        """Move towards `network`; before `start_images` copy it. `clock` stands at the step just done."""
-        decay = self.spec.decay or 0.5 ** (clock.batch / self.spec.half_life_images)
+    def update(self, network: nn.Module, clock: Clock, elapsed: int = 1) -> None:
+        """Move towards `network`; before `start_images` copy it.
+
+        `clock` stands at the step just done, `elapsed` steps after the last one that trained the network.
+        """
+        decay = self.spec.decay or 0.5 ** (elapsed * clock.batch / self.spec.half_life_images)
         if clock.images + clock.batch <= self.spec.start_images:
             decay = 0.0
         ours, theirs = self.network.state_dict(keep_vars=True), network.state_dict(keep_vars=True)
@@ -123,7 +126,7 @@ class EpsilonHatAdam(torch.optim.Adam):
         given = [group["eps"] for group in self.param_groups]
         for group in self.param_groups:
             states = (self.state.get(parameter) for parameter in group["params"])
-            taken = max((int(state["step"]) for state in states if state), default=0)
+            taken = next((int(state["step"]) for state in states if state), 0)  # the same for all; reading it waits
             group["eps"] = group["eps"] / (1 - group["betas"][1] ** (taken + 1)) ** 0.5
         try:
             return super().step(closure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,8 @@ import yaml
 
 from zoo_core import catalog
 from zoo_core.errors import UserError, did_you_mean
+from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.schema import build, check_keys, coerce, join
-
-MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,16 @@ class Optimizer:
     clip_norm: float = 0.0
     """Largest gradient norm in the main phase; 0 is off."""
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"an optimizer's {name} must be above 0, not {getattr(self, name)}.")
+        for name in ("weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise UserError(f"an optimizer's {name} cannot be negative.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"an optimizer's betas must be from 0 to below 1, not {list(self.betas)}.")
+
 
 @dataclass(frozen=True)
 class Averaging:
@@ -86,7 +96,7 @@ class Averaging:
 
     def __post_init__(self) -> None:
         if (self.decay > 0) == (self.half_life_images > 0):
-            raise UserError("an average needs either decay or half_life_images above 0.")
+            raise UserError("an average needs one of decay and half_life_images above 0, and not both.")
         if not 0 <= self.decay < 1:
             raise UserError(f"the decay of an average must be below 1, not {self.decay}.")
 
@@ -135,6 +145,10 @@ class Evaluate:
     extractor: str = "random-conv"
     metrics: tuple[str, ...] = ("fid",)
 
+    def __post_init__(self) -> None:
+        if self.num < 0:
+            raise UserError("evaluate.num cannot be negative; 0 is off.")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -165,12 +179,15 @@ PARTS = ("generator", "discriminator", "loss")
 def load(plugin: str, recipe: str = "", changes: Sequence[tuple[str, Any]] = ()) -> Recipe:
     """Read a recipe by name or file, apply `(path, value)` changes in order, and check it.
 
-    Raises UserError on an unknown plugin or recipe, an unknown key, a wrong type.
+    Raises UserError on an unknown plugin or recipe, a recipe for another plugin, an unknown key, a wrong type.
     """
     raw = read(plugin, recipe or catalog.plugin(plugin).recipe)
     for path, value in changes:
         raw = _set(raw, path, value)
-    return check(raw)
+    found = check(raw)
+    if found.plugin != plugin:
+        raise UserError(f'this recipe is for the plugin "{found.plugin}", not for "{plugin}"; name that plugin.')
+    return found
 
 
 def names(plugin: str) -> list[str]:
@@ -180,17 +197,19 @@ def names(plugin: str) -> list[str]:
 
 def read(plugin: str, recipe: str) -> dict[str, Any]:
     """Read a recipe's YAML with what it begins from merged in, unchecked."""
-    return _read(plugin, recipe, ())
+    return _read(plugin, recipe, (), Path())
 
 
-def check(raw: Mapping[str, Any]) -> Recipe:
+def check(raw: Mapping[str, Any], place: str = "the recipe") -> Recipe:
     """Turn a merged mapping into a Recipe."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{place} is not a recipe: it must be a mapping of sections.")
     plugin = catalog.plugin(coerce(raw.get("plugin", ""), str, "plugin"))
     known = ("plugin", "generator", "discriminator", "loss", "data", "train", "evaluate", *plugin.sections)
     check_keys(raw, known, "")
     for name in ("generator", "data", "train"):
-        if name not in raw:
-            raise UserError(f"the recipe has no {name} section.")
+        if raw.get(name) is None:
+            raise UserError(f"{place} has no {name} section.")
     parts = {name: _part(raw[name], name) for name in PARTS if raw.get(name) is not None}
     sections = {name: _part(raw[name], name) for name in plugin.sections if raw.get(name) is not None}
     return Recipe(
@@ -228,21 +247,9 @@ def parse_set(text: str) -> tuple[str, Any]:
     return path, parse_yaml(value, f"--set {path}")
 
 
-def parse_yaml(text: str, place: str) -> Any:
-    """Read untrusted YAML: plain values only, no aliases, so that it cannot run code or grow without bound."""
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise UserError(f"{place}: YAML aliases are not allowed; write the value out.")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{place} is not valid YAML{where}: {getattr(error, 'problem', None) or error}.") from None
-
-
-def _read(plugin: str, recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    text, place = _text(plugin, recipe)
+def _read(plugin: str, recipe: str, seen: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """`folder` is where a relative file name starts: beside the recipe that names it."""
+    text, place, beside = _text(plugin, recipe, folder)
     if place in seen:
         raise UserError(f"recipes begin from each other in a circle: {' -> '.join((*seen, place))}.")
     raw = parse_yaml(text, place)
@@ -252,26 +259,20 @@ def _read(plugin: str, recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     base = raw.pop("recipe", None)
     if base is None:
         return raw
-    return merge(_read(coerce(raw["plugin"], str, "plugin"), coerce(base, str, "recipe"), (*seen, place)), raw)
+    base_plugin, base = coerce(raw["plugin"], str, "plugin"), coerce(base, str, "recipe")
+    return merge(_read(base_plugin, base, (*seen, place), beside), raw)
 
 
-def _text(plugin: str, recipe: str) -> tuple[str, str]:
-    """The recipe's text, and how to name it."""
-    path = Path(recipe).expanduser()
-    if path.suffix in (".yaml", ".yml") or "/" in recipe:
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise UserError(f"{recipe} is too large for a recipe.")
-            return path.read_text(), recipe
-        except OSError as error:
-            raise UserError(f"cannot read the recipe {recipe}: {error.strerror}.") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{recipe} is not a text file.") from None
+def _text(plugin: str, recipe: str, folder: Path) -> tuple[str, str, Path]:
+    """The recipe's text, how to name it, and the folder that it lies in."""
+    if recipe.endswith((".yaml", ".yml")) or "/" in recipe:
+        path = Path(os.path.normpath(folder / os.path.expanduser(recipe)))
+        return read_text(path), str(path), path.parent
     shipped = _shipped(catalog.plugin(plugin).recipes)
     if f"{recipe}.yaml" not in shipped:
         known = [Path(name).stem for name in shipped]
         raise UserError(f'{plugin} has no recipe "{recipe}"{did_you_mean(recipe, known)}')
-    return shipped[f"{recipe}.yaml"].read_text(), f"{plugin}:{recipe}"
+    return shipped[f"{recipe}.yaml"].read_text(encoding="utf-8"), f"{plugin}:{recipe}", Path()
 
 
 def _shipped(package: str) -> dict[str, Any]:

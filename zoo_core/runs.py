@@ -21,6 +21,7 @@ import torch
 from zoo_core import checkpoint, parts, recipe
 from zoo_core.errors import UserError
 from zoo_core.interfaces import Discriminator, Generator
+from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.plugins import installed
 from zoo_core.recipe import Recipe
 
@@ -73,7 +74,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Run:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no run folder {path}; `zoo train` makes one under runs/.")
-    if (folder / checkpoint.MANIFEST).exists() and (folder / "state.json").exists():
+    if folder.resolve().parent.name == CHECKPOINTS and not (folder / RECIPE).exists():
         found, home = checkpoint.open_checkpoint(folder), folder.resolve().parent.parent
     else:
         home = folder
@@ -93,10 +94,8 @@ def default_device() -> torch.device:
 
 def read_recipe(folder: Path) -> Recipe:
     """The resolved recipe that a run keeps."""
-    try:
-        return recipe.check(recipe.parse_yaml((folder / RECIPE).read_text(), str(folder / RECIPE)))
-    except OSError as error:
-        raise UserError(f"cannot read {folder / RECIPE}: {error.strerror}.") from None
+    path = folder / RECIPE
+    return recipe.check(parse_yaml(read_text(path), str(path)), str(path))
 
 
 def prepare(folder: Path, wanted: Recipe) -> bool:
@@ -108,12 +107,10 @@ def prepare(folder: Path, wanted: Recipe) -> bool:
         _check_same(read_recipe(folder), wanted, folder)
         new = False
     else:
-        if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+        if folder.exists() and any(entry.name not in (".lock", f".{RECIPE}.tmp") for entry in folder.iterdir()):
             raise UserError(f"{folder} exists and is not a run; name another folder with --out.")
         new = True
     write_text(folder / RECIPE, recipe.to_yaml(wanted))
-    for name in ("samples", CHECKPOINTS):
-        (folder / name).mkdir(exist_ok=True)
     return new
 
 
@@ -126,7 +123,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}); free some space or name another folder with --out.") from None
+        remedy = "free some space or name another folder with --out."
+        raise UserError(f"cannot write {path} ({error.strerror or error}); {remedy}") from None
 
 
 @contextmanager
@@ -140,7 +138,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another process is training in {folder}; wait for it, or name another --out.") from None
         yield
     finally:
@@ -172,18 +170,25 @@ def manifest(wanted: Recipe, data: Mapping[str, Any], num_processes: int) -> dic
     }
 
 
-def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `manifest.json`."""
-    write_text(folder / "manifest.json", json.dumps(content, indent=1))
+def keep_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `manifest.json` where there is none yet. Raises UserError when there is one, of other images."""
+    path = folder / "manifest.json"
+    try:
+        before = json.loads(path.read_text())["data"]
+        if before["content"] == content["data"]["content"]:
+            return
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none that can be read
+        write_text(path, json.dumps(content, indent=1))
+        return
+    raise UserError(
+        f"the images in {before.get('name')} are not the ones that {folder} was trained on so far; "
+        "name another folder with --out, or put the images back."
+    )
 
 
 def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
-    changed = [
-        name
-        for name in FREE_TO_CHANGE
-        if getattr(old.train, name) != getattr(new.train, name) and not (name == "images" and new.train.decay_from_images)
-    ]
-    adopted = dataclasses.replace(old.train, **{name: getattr(new.train, name) for name in changed})
+    free = [name for name in FREE_TO_CHANGE if not (name == "images" and new.train.decay_from_images)]
+    adopted = dataclasses.replace(old.train, **{name: getattr(new.train, name) for name in free})
     before = _flat(recipe.to_dict(old.replace(train=adopted)))
     after = _flat(recipe.to_dict(new))
     for key in sorted(before.keys() | after.keys()):
@@ -197,7 +202,8 @@ def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
 def _flat(values: Any, place: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         return {place: values}
-    return {key: item for name, value in values.items() for key, item in _flat(value, f"{place}.{name}".strip(".")).items()}
+    parts = (_flat(value, f"{place}.{name}".strip(".")) for name, value in values.items())
+    return {key: item for part in parts for key, item in part.items()}
 
 
 def _version(package: str) -> str:

@@ -76,11 +76,13 @@ def save_png(path: Path, picture: np.ndarray, scale: int = 1) -> None:
         picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(temporary, format="PNG")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror or error}); free some space or name another folder.") from None
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path} ({reason}); free some space or name another folder.") from None
 
 
 def enlargement(resolution: int) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from zoo_core import catalog, checkpoint, parts, runs, sampling
@@ -19,6 +18,7 @@ from zoo_core.data import ImageSet, open_images
 from zoo_core.errors import UserError
 from zoo_core.interfaces import Generator
 from zoo_core.journal import Journal
+from zoo_core.processes import on_main, open_accelerator
 from zoo_core.program import Clock, Stage
 from zoo_core.recipe import Recipe
 from zoo_core.trainer import Stopped, Trainer
@@ -27,8 +27,8 @@ GRID = 64
 """Images of a sample grid."""
 
 Say = Callable[[str], None]
-Measure = Callable[[str, Generator, ImageSet], None]
-"""Called with "start" or "end", the generator to sample from and the real images."""
+Measure = Callable[[str, int, Generator, ImageSet], None]
+"""Called with "start" or "end", the steps taken, the generator to sample from and the real images."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,8 @@ class Outcome:
     folder: Path
     images: int
     finished: bool
-
-
-def open_accelerator(recipe: Recipe, folder: Path, trackers: Sequence[str] = ()) -> Accelerator:
-    """One Accelerator for the process. Raises UserError when the launcher's world and accelerate's disagree."""
-    precision = "bf16" if recipe.train.precision == "bf16" else "no"
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision=precision,
-        log_with=list(trackers) or None,
-        project_dir=str(folder),
-    )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world != accelerator.num_processes:
-        raise UserError(
-            f"the launcher started {world} processes but accelerate sees {accelerator.num_processes}; "
-            "launch with `accelerate launch --multi_gpu --num_processes N`."
-        )
-    return accelerator
+    main: bool = True
+    """Whether this is the process that speaks for all."""
 
 
 def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[Recipe, ImageSet]:
@@ -91,7 +75,7 @@ def train(
     recipe: Recipe, folder: Path, *, trackers: Sequence[str] = (), say: Say = print, measure: Measure | None = None
 ) -> Outcome:
     """Train a recipe in a run folder, or go on with it. Raises UserError, Diverged among them."""
-    accelerator = open_accelerator(recipe, folder, trackers)
+    accelerator = open_accelerator(recipe.train.precision, folder, trackers)
     recipe, images = open_data(recipe, accelerator)
     recipe = parts.complete(recipe)
     built = parts.build(recipe)
@@ -100,13 +84,16 @@ def train(
             network.to(accelerator.device)
     stages = build_stages(recipe, built)
     say = say if accelerator.is_main_process else lambda text: None
-    with runs.locked(folder) if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
+    main = accelerator.is_main_process
+    with ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(runs.locked(folder))
             new = runs.prepare(folder, recipe)
-            if new or not (folder / "manifest.json").exists():
-                runs.write_manifest(folder, runs.manifest(recipe, images.describe(), accelerator.num_processes))
+            runs.keep_manifest(folder, runs.manifest(recipe, images.describe(), accelerator.num_processes))
             say(f"{'Training' if new else 'Going on with'} {recipe.plugin} in {folder}: {_about(recipe, images)}")
-        accelerator.wait_for_everyone()
+
+        on_main(accelerator, begin)
         if trackers:
             accelerator.init_trackers("zoo", config={"recipe": recipe.plugin})
         done = 0
@@ -115,16 +102,10 @@ def train(
                 done += _run_stage(recipe, stage, stages, images, accelerator, folder, say, measure, bool(trackers))
             except Stopped:
                 accelerator.end_training()
-                return Outcome(folder, done, finished=False)
-        _end(accelerator)
-    return Outcome(folder, done, finished=True)
-
-
-def _end(accelerator: Accelerator) -> None:
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    if accelerator.distributed_type != DistributedType.NO:
-        torch.distributed.destroy_process_group()
+                return Outcome(folder, done, finished=False, main=main)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+    return Outcome(folder, done, finished=True, main=main)
 
 
 def _run_stage(
@@ -138,10 +119,11 @@ def _run_stage(
     measure: Measure | None,
     trackers: bool,
 ) -> int:
-    journal = Journal(folder / "metrics.jsonl", accelerator, trackers=trackers)
+    name = stage.name if len(stages) > 1 else ""
+    journal = Journal(folder / "metrics.jsonl", accelerator, stage=name, trackers=trackers)
     home = folder / runs.CHECKPOINTS
-    checkpoints = home if len(stages) == 1 else home / stage.name
-    trainer = Trainer(recipe, stage, images, accelerator, journal, checkpoints, _grids(folder, accelerator, recipe))
+    checkpoints = home / name
+    trainer = Trainer(recipe, stage, images, accelerator, journal, checkpoints, _grids(folder, recipe))
     found = checkpoint.latest(checkpoints, warn=say)
     if found is not None:
         trainer.restore(found)
@@ -155,15 +137,20 @@ def _run_stage(
         journal.rewind(-1)
         journal.event("started", step=0)
     generator = _averaged_generator(stage)
-    if accelerator.is_main_process and measure and generator and trainer.step == 0:
-        measure("start", generator, images)
-    accelerator.wait_for_everyone()
-    fresh = trainer.step < trainer.num_steps
+
+    def measured(when: str) -> None:
+        if measure and generator:
+            measure(when, trainer.step, generator, images)
+
+    def finish() -> None:
+        if generator:
+            _export(folder / "averaged.safetensors", generator)
+        measured("end")
+
+    if trainer.step == 0:
+        on_main(accelerator, lambda: measured("start"))
     trainer.run()
-    if accelerator.is_main_process and generator:
-        _export(folder / "averaged.safetensors", generator)
-        if measure and (fresh or not (folder / "evaluation.json").exists()):
-            measure("end", generator, images)
+    on_main(accelerator, finish)
     return trainer.step * trainer.batch
 
 
@@ -174,12 +161,12 @@ def _averaged_generator(stage: Stage) -> Generator | None:
     return stage.networks.get("generator")
 
 
-def _grids(folder: Path, accelerator: Accelerator, recipe: Recipe) -> Callable[[Clock, Stage], None]:
+def _grids(folder: Path, recipe: Recipe) -> Callable[[Clock, Stage], None]:
     """Draw the same seeds each time, so that people see the model improve."""
 
     def observe(clock: Clock, stage: Stage) -> None:
         generator = _averaged_generator(stage)
-        if not accelerator.is_main_process or generator is None:
+        if generator is None:
             return
         images = torch.cat(list(sampling.draw(generator, GRID, seed=0, by_turns=True)))
         columns = _columns(generator.num_classes)
@@ -201,9 +188,10 @@ def _export(path: Path, generator: Generator) -> None:
         tensors = {name: value.detach().cpu().clone().contiguous() for name, value in generator.state_dict().items()}
         save_file(tensors, temporary)
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}); free some space and repeat the command.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path} ({reason}); free some space and repeat the command.") from None
 
 
 def _about(recipe: Recipe, images: ImageSet) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,16 +25,18 @@ from zoo_core.gradients import (
     clip,
     fill_missing,
     first_bad_gradient,
+    first_bad_weight,
     trainable,
 )
 from zoo_core.interfaces import PIXELS
 from zoo_core.journal import Journal
+from zoo_core.processes import check_agreement, on_main
 from zoo_core.program import Batch, Clock, Phase, Stage
 from zoo_core.recipe import Recipe
 from zoo_core.rng import Rng
 
 Observer = Callable[[Clock, Stage], None]
-"""Called with the state after a step: draws sample grids, say."""
+"""Called in the main process with the state after a step: draws sample grids, say."""
 
 
 class Stopped(Exception):
@@ -65,47 +69,56 @@ class Trainer:
         self.base_lr = {name: [group["lr"] for group in opt.param_groups] for name, opt in stage.optimizers.items()}
         self.step = 0
         self._saved_step = -1
+        self._unlogged: dict[str, float] = {}
+        self._asked = False
+        """Whether this process was asked to stop."""
         self._stop = False
+        """Whether all processes know that one of them was."""
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""
         checkpoint.restore(found, self.stage)
         self.step = self._saved_step = found.step
+        self._unlogged = dict(found.state.get("unlogged", {}))
 
     def run(self) -> None:
         """Train to the end of the budget."""
         train = self.recipe.train
+        check_agreement(self.accelerator, self.step)
         with self._interruptible(), self.journal.progress(self.total_images, self.step * self.batch) as progress:
             if self.step == 0:
-                self.observe(self._clock(), self.stage)
+                self._observe()
             while self.step < self.num_steps:
                 numbers = self._one_step()
                 self.step += 1
                 progress(min(self.step * self.batch, self.total_images), numbers)
                 done = self.step == self.num_steps
+                self._unlogged |= numbers  # a phase that is seldom due is in the next line all the same
                 if done or self._crossed(train.log_images or self.total_images // 1000):
-                    self.journal.log(self.step, self.step * self.batch, numbers)
+                    self.journal.log(self.step, self.step * self.batch, self._unlogged)
+                    self._unlogged = {}
                 if done or (train.sample_images and self._crossed(train.sample_images)):
-                    self.observe(self._clock(), self.stage)
+                    self._observe()
                 if done or self._stop or (train.checkpoint_images and self._crossed(train.checkpoint_images)):
                     self.save()
                 if self._stop and not done:
                     raise Stopped
 
     def save(self) -> None:
-        """Write a checkpoint of the state after the last whole step."""
+        """Write a checkpoint of the state after the last whole step. Raises Diverged when it is not finite."""
         if self.step == self._saved_step:
             return
-        failure = ""
-        if self.accelerator.is_main_process:
-            state = {"step": self.step, "images": self.step * self.batch, "stage": self.stage.name}
-            try:
-                checkpoint.save(self.checkpoints, self.stage, state, self.recipe.train.keep)
-            except UserError as error:
-                failure = str(error)
-        if self._any(bool(failure)):
-            raise UserError(failure or "the main process could not write a checkpoint.")
+        for name, network in self.stage.networks.items():
+            if weight := first_bad_weight(network):
+                self._diverged(f"after step {self.step - 1}, {weight} of {name}", step=self.step - 1)
+        state = {"step": self.step, "images": self.step * self.batch, "stage": self.stage.name}
+        state |= {"unlogged": self._unlogged}
+        keep = self.recipe.train.keep
+        on_main(self.accelerator, lambda: checkpoint.save(self.checkpoints, self.stage, state, keep))
         self._saved_step = self.step
+
+    def _observe(self) -> None:
+        on_main(self.accelerator, lambda: self.observe(self._clock(), self.stage))
 
     def _one_step(self) -> dict[str, float]:
         start = time.perf_counter()
@@ -122,10 +135,16 @@ class Trainer:
                 trained |= set(phase.trains)
         for moving in self.stage.averages:
             if moving.of in trained:
-                moving.update(self.stage.networks[moving.of], clock)
+                moving.update(self.stage.networks[moving.of], clock, self._steps_since_trained(moving.of))
         numbers |= {f"lr/{name}": opt.param_groups[0]["lr"] for name, opt in self.stage.optimizers.items()}
         numbers["seconds"] = time.perf_counter() - start
         return numbers
+
+    def _steps_since_trained(self, network: str) -> int:
+        """How many steps ago the network was trained before this one; 1 if it never was."""
+        phases = [phase for phase in self.stage.phases if network in phase.trains]
+        before = (step for step in range(self.step - 1, -1, -1) if any(phase.due(step) for phase in phases))
+        return self.step - next(before, self.step - 1)
 
     def _run_phase(self, phase: Phase) -> dict[str, float]:
         networks = {name: self.stage.networks[name] for name in phase.trains}
@@ -148,8 +167,8 @@ class Trainer:
         self._check(numbers, phase)
         for name, network in networks.items():
             norm = float(clip(network, phase.clip_norm))
-            if norm != norm or norm == float("inf"):
-                self._diverged(phase, f"the gradient of {name} ({first_bad_gradient(network)})")
+            if not math.isfinite(norm):
+                self._diverged_in(phase, f"the gradient of {name} ({first_bad_gradient(network)})")
             numbers[f"gradient/{phase.name}.{name}"] = norm
             self.stage.optimizers[name].step()
             self.stage.optimizers[name].zero_grad()
@@ -170,7 +189,7 @@ class Trainer:
 
     def _gather(self, totals: dict[str, Tensor]) -> dict[str, float]:
         """Average the terms over processes; the same message tells everyone that someone was asked to stop."""
-        message = torch.stack([*totals.values(), torch.tensor(float(self._stop), device=self.accelerator.device)])
+        message = torch.stack([*totals.values(), torch.tensor(float(self._asked), device=self.accelerator.device)])
         if self.accelerator.num_processes > 1:
             message = self.accelerator.reduce(message, "mean")
         *values, stop = message.tolist()
@@ -179,14 +198,18 @@ class Trainer:
 
     def _check(self, numbers: dict[str, float], phase: Phase) -> None:
         for name, value in numbers.items():
-            if value != value or abs(value) == float("inf"):
-                self._diverged(phase, f"the term {name.split(' -> ')[-1]}")
+            if not math.isfinite(value):
+                self._diverged_in(phase, f"the term {name.split(' -> ')[-1]}")
 
-    def _diverged(self, phase: Phase, term: str) -> None:
-        self.journal.event("diverged", step=self.step, phase=phase.name, term=term)
+    def _diverged_in(self, phase: Phase, term: str) -> None:
+        place = f"in phase {phase.name} of step {self.step}"
+        self._diverged(f"{place}, {term}", step=self.step, phase=phase.name, term=term)
+
+    def _diverged(self, what: str, **details: Any) -> None:
+        self.journal.event("diverged", **details)
         where = f"the checkpoint of step {self._saved_step}" if self._saved_step >= 0 else "no checkpoint yet"
         raise Diverged(
-            f"training diverged: in phase {phase.name} of step {self.step}, {term} is not finite. "
+            f"training diverged: {what} is not finite. "
             f"The last good state is {where}; a lower learning rate or another train.seed may help."
         )
 
@@ -198,19 +221,14 @@ class Trainer:
         every = max(images, 1)
         return (self.step * self.batch) // every > ((self.step - 1) * self.batch) // every
 
-    def _any(self, flag: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return flag
-        return self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item() > 0
-
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM ask for a stop after the step; a second one ends at once."""
 
         def ask(number: int, frame: object) -> None:
-            if self._stop:
+            if self._asked:
                 raise KeyboardInterrupt
-            self._stop = True
+            self._asked = True
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -220,16 +238,19 @@ class Trainer:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _divide(recipe: Recipe, num_processes: int) -> tuple[int, int]:
     """Images per process and per micro-batch."""
     batch = recipe.train.batch
     if batch % num_processes:
-        raise UserError(f"train.batch={batch} cannot be divided among {num_processes} processes.")
+        raise UserError(f"train.batch={batch} cannot be divided among {num_processes} processes; give it a multiple.")
     share = batch // num_processes
     micro = recipe.train.micro_batch or share
     if share % micro:
-        raise UserError(f"train.micro_batch={micro} does not divide each process's share of {share} images.")
+        raise UserError(
+            f"train.micro_batch={micro} does not divide each process's share of {share} images; "
+            "choose one that does, or 0 for the whole share."
+        )
     return share, micro

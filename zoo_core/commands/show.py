@@ -47,9 +47,9 @@ def _show_recipe(name: str, given: str, settings: tuple[str, ...]) -> None:
     if wanted.data.labels and not wanted.data.condition:
         wanted, _ = session.open_data(wanted)
     wanted = parts.complete(wanted)
-    click.echo(recipe.to_yaml(wanted))
     with torch.device("meta"):
         stages = session.build_stages(wanted, parts.build(wanted))
+    click.echo(recipe.to_yaml(wanted))
     for stage in stages:
         click.echo(f"stage {stage.name}: {stage.images or wanted.train.images:,} images")
         click.echo(f"  {'phase':<16} {'trains':<26} {'every':>5} {'start':>7} {'clip':>5}")

@@ -48,10 +48,11 @@ def command(
 
     measure = None if no_measure or not wanted.evaluate.num else evaluation.Measurer(wanted, folder, click.echo)
     outcome = session.train(wanted, folder, trackers=tracker, say=click.echo, measure=measure)
+    say = click.echo if outcome.main else lambda text: None
     if not outcome.finished:
-        click.echo(f"Stopped and saved. To go on, repeat the command:\n  zoo {' '.join(map(_quote, sys.argv[1:]))}")
+        say(f"Stopped and saved. To go on, repeat the command:\n  zoo {' '.join(map(_quote, sys.argv[1:]))}")
         return 130
-    click.echo(f"Done: {folder}/samples has the pictures. More: zoo sample {folder} --num 64")
+    say(f"Done: {folder}/samples has the pictures. More: zoo sample {folder} --num 64")
     return 0
 
 

