@@ -255,7 +255,7 @@ PARTS = {
     "generator=stylesvin/styleswin": 'no plugin "stylesvin" is installed; did you mean "styleswin"?',
     "discriminator=sagan/sagn": 'no discriminator "sagan/sagn"; did you mean "sagan/sagan"?',
     "generator.attention=fulll": 'no attention "fulll"; did you mean "core/full"?',
-    "generator.attention={name: full, qkv_bia: true}": 'unknown key "generator.attention.qkv_bia"; did you mean "qkv_bias"?',
+    "generator.attention={name: full, qkv_bia: true}": '"generator.attention.qkv_bia"; did you mean "qkv_bias"?',
     "generator.attention={name: full, qkv_bias: 5}": "generator.attention.qkv_bias must be true or false, not 5.",
     "generator.attention=5": "generator.attention needs a name",
     "generator.attention=[full]": "generator.attention needs a name",
@@ -265,7 +265,7 @@ PARTS = {
     "loss.genrator_every=2": 'unknown key "loss.genrator_every"; did you mean "generator_every"?',
     "loss.r1=-1": "loss.r1 cannot be negative.",
     "loss.r1=lots": "loss.r1 must be a number, not 'lots'.",
-    "loss.augment=[flipp]": "flipp",
+    "loss.augment=[flipp]": "no augmentation 'flipp'; did you mean \"flip\"?",
     "loss.consistency_augment=flip": "loss.consistency_augment must be a list, not 'flip'.",
     "train.optimizers.gen.lr=1": "train.optimizers.gen: there is no such network; there is",
     "train.averages.gen.decay=0.5": "train.averages.gen: there is no such network; there is",
@@ -356,7 +356,8 @@ def test_options_are_read_by_their_annotation(value: Any, kind: Any, result: Any
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(True, Literal[1, 2]), (None, int | float), ("x", Path), (10**400, float), ({"a": 1}, list[int])]
+    ("value", "kind"),
+    [(True, Literal[1, 2]), (None, int | float), ("x", Path), (10**400, float), ({"a": 1}, list[int])],
 )
 def test_a_value_that_does_not_fit_an_annotation_is_refused(value: Any, kind: Any) -> None:
     with pytest.raises(UserError, match="option"):

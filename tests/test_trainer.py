@@ -17,7 +17,7 @@ import toys
 from torch import nn
 
 from zoo_core import checkpoint, losses, parts
-from zoo_core.adversarial import linear_decay
+from zoo_core.adversarial import Game, linear_decay
 from zoo_core.errors import UserError
 from zoo_core.gradients import Diverged
 from zoo_core.journal import Journal
@@ -176,7 +176,7 @@ def test_discriminator_that_cannot_be_differentiated_twice_is_refused_with_r1():
     discriminator = toys.ToyDiscriminator(resolution=8)
     discriminator.enter.second_order = False
     with pytest.raises(UserError, match="enter"):
-        toys.Game(
+        Game(
             wanted,
             parts.Parts(toys.ToyGenerator(resolution=8), discriminator, losses.Logistic, wanted.loss.options),
         )
@@ -542,14 +542,7 @@ def test_observer_sees_the_first_state_each_multiple_and_the_last(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_after_the_step_and_saves(tmp_path, number):
     def interrupt(made):
-        phase = made.phases[-1]
-
-        def loss(batch, clock):
-            if clock.step == 6:
-                os.kill(os.getpid(), number)
-            return phase.loss(batch, clock)
-
-        return toys.with_phase(made, phase.name, loss=loss)
+        return toys.during(made, "generator", 6, lambda: os.kill(os.getpid(), number))
 
     before = signal.getsignal(number)
     trainer = toys.trainer(tmp_path, toys.recipe(), change=interrupt)
@@ -560,34 +553,21 @@ def test_signal_stops_after_the_step_and_saves(tmp_path, number):
 
 
 def test_second_signal_ends_at_once_and_leaves_no_half_checkpoint(tmp_path):
-    def interrupt(made):
-        phase = made.phases[0]
-
-        def loss(batch, clock):
-            if clock.step == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
-            return phase.loss(batch, clock)
-
-        return toys.with_phase(made, phase.name, loss=loss)
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
+    trainer = toys.trainer(tmp_path, toys.recipe(), change=lambda made: toys.during(made, "discriminator", 3, twice))
     with pytest.raises(KeyboardInterrupt):
-        toys.trainer(tmp_path, toys.recipe(), change=interrupt).run()
+        trainer.run()
     assert signal.getsignal(signal.SIGINT) is before
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_stop_in_the_last_step_is_the_end(tmp_path):
     def interrupt(made):
-        phase = made.phases[-1]
-
-        def loss(batch, clock):
-            if clock.step == 19:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return phase.loss(batch, clock)
-
-        return toys.with_phase(made, phase.name, loss=loss)
+        return toys.during(made, "generator", 19, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     trainer = toys.trainer(tmp_path, toys.recipe(), change=interrupt)
     trainer.run()

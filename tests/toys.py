@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -21,7 +24,7 @@ from zoo_core.data import ImageSet
 from zoo_core.interfaces import Discriminator, LatentGenerator
 from zoo_core.journal import Journal
 from zoo_core.parts import Parts
-from zoo_core.program import Stage, adam
+from zoo_core.program import Batch, Clock, Stage, adam
 from zoo_core.recipe import Averaging, Data, Optimizer, Part, Recipe, Train
 from zoo_core.rng import seed_of
 from zoo_core.trainer import Trainer
@@ -149,11 +152,52 @@ def state(made: Stage) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in found.items()}
 
 
+def write_pictures(folder: Path, num: int = 8) -> Path:
+    """A folder with subfolders cat, dog and owl of `num` PNG files each; returns it."""
+    drawn = np.random.default_rng(1)
+    for name in ("cat", "dog", "owl"):
+        (folder / name).mkdir(parents=True)
+        for i in range(num):
+            pixels = drawn.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def saved(checkpoint: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder."""
+    files = ("networks", "averages", "optimizers")
+    return {
+        f"{file}:{name}": value.clone()  # safetensors maps the file
+        for file in files
+        for name, value in load_file(checkpoint / f"{file}.safetensors").items()
+    }
+
+
+def numbers(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are measurements, without those that depend on the clock on the wall."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "images_per_second")
+    return [{name: line[name] for name in line if name not in timed} for line in lines if "event" not in line]
+
+
 def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     """Equal to the bit."""
     assert first.keys() == second.keys()
     differing = [name for name, value in first.items() if not torch.equal(value, second[name])]
     assert not differing
+
+
+def during(made: Stage, name: str, step: int, act: Callable[[], None]) -> Stage:
+    """The stage with something that happens once, in the first micro-batch of a phase of one step."""
+    (phase,) = [phase for phase in made.phases if phase.name == name]
+    left = [act]
+
+    def loss(batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        if clock.step == step and left:
+            left.pop()()
+        return phase.loss(batch, clock)
+
+    return with_phase(made, name, loss=loss)
 
 
 def with_phase(made: Stage, name: str, **changes: Any) -> Stage:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from zoo_core.augment import augment
+from zoo_core.augment import augment, check_policy
 from zoo_core.errors import UserError
 from zoo_core.interfaces import Discriminator, LatentGenerator, Loss
 from zoo_core.losses import consistency, r1_penalty
@@ -43,6 +43,7 @@ class Terms:
         for name in ("r1_every", "generator_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"loss.{name} must be at least 1.")
+        check_policy((*self.augment, *self.consistency_augment))
 
 
 class Game:

@@ -48,7 +48,7 @@ def components(kind: str) -> list[Component]:
 
 
 def find(kind: str, name: str, home: str = "") -> Component:
-    """Find `hydra` or `stylenat/hydra`; a bare name is looked for in the plugin `home` first, then everywhere.
+    """Find `full` or `core/full`; a bare name is looked for in the plugin `home` first, then everywhere.
 
     Raises UserError when there is none, or several.
     """
@@ -78,5 +78,6 @@ def resolve(reference: str, owner: str) -> Any:
             raise TypeError(f"it is a {type(found).__name__}, neither class nor function")
     except (Exception, SystemExit) as error:  # importing a plugin's module runs a stranger's code
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{owner} points to {reference}, which cannot be loaded ({reason}); reinstall or mend it.") from error
+        text = f"{owner} points to {reference}, which cannot be loaded ({reason}); reinstall or mend it."
+        raise UserError(text) from error
     return found

@@ -213,7 +213,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
             raise UserError(f"{place} does not fit this recipe: it has unknown {key}.")
         if value.ndim and value.shape != parameters[numbers[number]].shape:
             raise UserError(f"{place} does not fit this recipe: it has a wrong shape for {key}.")
-        state.setdefault(numbers[number], {})[moment] = value.clone()  # steps write here, not into the mapped file
+        state.setdefault(numbers[number], {})[moment] = value.clone()  # not a part of the mapped file
     if state and (len(state) != len(parameters) or len({frozenset(moments) for moments in state.values()}) > 1):
         raise UserError(f"{place} does not fit this recipe: it lacks some moments.")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

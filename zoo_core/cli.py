@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
 import click
 
 from zoo_core import __version__
-from zoo_core.errors import UserError
+from zoo_core.errors import UserError, did_you_mean
 
 COMMANDS = ("train", "sample", "evaluate", "list", "show", "plugins")
 
@@ -23,6 +24,13 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(f"zoo_core.commands.{name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            raise UserError(f'there is no command "{args[0]}"{did_you_mean(args[0], COMMANDS)}')
+        return super().resolve_command(ctx, args)
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -48,3 +56,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        what = error.filename or "the output"
+        click.echo(f"Error: cannot write {what} ({error.strerror}); free some space and repeat the command.", err=True)
+        sys.exit(2)

@@ -14,7 +14,7 @@ import torch
 
 from zoo_core import metrics, sampling
 from zoo_core.data import DRAWN, ImageSet
-from zoo_core.errors import UserError
+from zoo_core.errors import UserError, did_you_mean
 from zoo_core.extractors import Extractor, Features, image_batches, open_extractor
 from zoo_core.interfaces import Generator
 from zoo_core.metrics import Figure
@@ -104,7 +104,11 @@ class Measurer:
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         self._spec, self._seed = recipe.evaluate, recipe.train.seed
         self._folder, self._say = folder, say
-        open_extractor(self._spec.extractor)  # a run must not find out at its end that it cannot be measured
+        # A run must not find out at its end that it cannot be measured.
+        open_extractor(self._spec.extractor)
+        for metric in self._spec.metrics:
+            if metric not in metrics.METRICS:
+                raise UserError(f'evaluate.metrics: there is no "{metric}"{did_you_mean(metric, metrics.METRICS)}')
 
     def __call__(self, when: str, step: int, generator: Generator, images: ImageSet) -> None:
         spec = self._spec
@@ -130,7 +134,10 @@ class Measurer:
 def read(folder: Path) -> dict[str, Any]:
     """What evaluation.json of a run holds, {} when there is none."""
     try:
-        return json.loads((folder / FILE).read_text())
+        kept = json.loads((folder / FILE).read_text())
+        if not isinstance(kept, dict):
+            raise ValueError("it is no mapping")
+        return kept
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

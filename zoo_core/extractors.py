@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -141,7 +142,7 @@ def open_extractor(name: str, weights: str | Path | None = None, device: str | t
             raise UserError("random-conv has fixed weights of its own; leave --extractor-weights out.")
         module = create_feature_extractor(official, ["pyramid"], cuda=False, verbose=False)
         return Extractor(official, weights_sha256(), module, device)
-    path = Path(weights).expanduser() if weights is not None else _download_inception()
+    path = Path(os.path.expanduser(weights)) if weights is not None else _download_inception()
     state, sha256 = _read_weights(path)
     layers = [FEATURE_EXTRACTORS_REGISTRY[INCEPTION].get_default_feature_layer_for_metric(m) for m in ("fid", "isc")]
     # torch-fidelity unpickles what it is given, so it is given a copy in memory, of tensors alone, that we wrote.

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from zoo_core.errors import UserError
+from zoo_core.files import replacing
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -36,12 +37,9 @@ class Journal:
         """Drop what this stage wrote after `step`, which a resumed run writes again, and lines that are not whole."""
         if not self._main or not self._path.exists():
             return
-        with self._writing():
+        with replacing(self._path) as temporary:
             lines = self._path.read_text(errors="replace").splitlines()
-            kept = "".join(f"{line}\n" for line in lines if self._keeps(line, step))
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
-            temporary.write_text(kept)
-            temporary.replace(self._path)
+            temporary.write_text("".join(f"{line}\n" for line in lines if self._keeps(line, step)))
 
     def log(self, step: int, images: int, numbers: dict[str, float]) -> None:
         """One line of metrics.jsonl; `images_per_second` is since the line before."""
@@ -88,9 +86,14 @@ class Journal:
             yield show
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._main:
-            with self._writing(), self._path.open("a") as file:
+        if not self._main:
+            return
+        try:
+            with self._path.open("a") as file:
                 file.write(json.dumps({"stage": self._stage, **line} if self._stage else line) + "\n")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write {self._path} ({reason}); free some space and repeat the command.") from None
 
     def _keeps(self, line: str, step: int) -> bool:
         try:
@@ -98,14 +101,6 @@ class Journal:
             return written.get("stage", "") != self._stage or written.get("step", 0) <= step
         except (ValueError, AttributeError, TypeError):
             return False
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"cannot write {self._path} ({reason}); free some space and repeat the command.") from None
 
 
 class _Rate:

@@ -63,7 +63,7 @@ def complete(recipe: Recipe) -> Recipe:
 
 
 def attention_factory(part: Mapping[str, Any], home: str, place: str = "attention") -> AttentionFactory:
-    """`{name: stylenat/hydra, kernel: 7}` -> a function of the site, its options checked at once."""
+    """`{name: core/full, qkv_bias: false}` -> a function of the site, its options checked at once."""
     if not isinstance(part, Mapping) or "name" not in part:
         raise UserError(f"{place} needs a name, as in {{name: full}}.")
     make = factory("attention", coerce(part["name"], str, join(place, "name")), home)

@@ -131,7 +131,7 @@ def _folder_of(distribution: Distribution) -> str:
 
 
 def _normal(package: str) -> str:
-    """`Zoo_Sagan` and `zoo-sagan` are one package."""
+    """`Zoo_Pebble` and `zoo-pebble` are one package."""
     return re.sub(r"[-_.]+", "-", package).lower()
 
 

@@ -20,7 +20,7 @@ from zoo_core.schema import build, check_keys, coerce, join
 
 @dataclass(frozen=True)
 class Part:
-    """A component by name (`hydra` or `stylenat/hydra`) and its options."""
+    """A component by name (`full` or `core/full`) and its options."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -269,6 +269,8 @@ def _text(plugin: str, recipe: str, folder: Path) -> tuple[str, str, Path]:
         path = Path(os.path.normpath(folder / os.path.expanduser(recipe)))
         return read_text(path), str(path), path.parent
     shipped = _shipped(catalog.plugin(plugin).recipes)
+    if not shipped:
+        raise UserError(f"the plugin {plugin} brings no recipes; train another one, or name a recipe file.")
     if f"{recipe}.yaml" not in shipped:
         known = [Path(name).stem for name in shipped]
         raise UserError(f'{plugin} has no recipe "{recipe}"{did_you_mean(recipe, known)}')
@@ -291,7 +293,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name", old.get("name")) == old.get("name"):
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name") in (None, old.get("name")):
             merged[key] = merge(old, value)
         else:
             merged[key] = value
@@ -307,7 +309,7 @@ def _set(raw: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def _named(key: Any, value: Any) -> Any:
-    """A part given as text is its name: `attention: hydra` is `attention: {name: hydra}`."""
+    """A part given as text is its name: `attention: full` is `attention: {name: full}`."""
     if key in (*PARTS, "attention") and isinstance(value, str):
         return {"name": value}
     if isinstance(value, dict):

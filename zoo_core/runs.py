@@ -9,8 +9,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 
 from zoo_core import checkpoint, parts, recipe
 from zoo_core.errors import UserError
+from zoo_core.files import replacing
 from zoo_core.interfaces import Discriminator, Generator
 from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.plugins import installed
@@ -27,6 +28,10 @@ from zoo_core.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+_LOCK_FILES = (LOCK, f".{RECIPE}.tmp")
+_FIRST_FILES = (*_LOCK_FILES, RECIPE, "manifest.json", "metrics.jsonl", "evaluation.json")
+"""What a session writes before its first step."""
 FREE_TO_CHANGE = ("images", "checkpoint_images", "sample_images", "log_images", "keep")
 """Fields of `train` that a resumed run may be given anew; `images` only where no schedule depends on it."""
 
@@ -71,7 +76,7 @@ class Run:
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Run:
     """Open a run folder (its newest good checkpoint) or a checkpoint folder. Raises UserError when there is none."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         raise UserError(f"there is no run folder {path}; `zoo train` makes one under runs/.")
     if folder.resolve().parent.name == CHECKPOINTS and not (folder / RECIPE).exists():
@@ -107,8 +112,6 @@ def prepare(folder: Path, wanted: Recipe) -> bool:
         _check_same(read_recipe(folder), wanted, folder)
         new = False
     else:
-        if folder.exists() and any(entry.name not in (".lock", f".{RECIPE}.tmp") for entry in folder.iterdir()):
-            raise UserError(f"{folder} exists and is not a run; name another folder with --out.")
         new = True
     write_text(folder / RECIPE, recipe.to_yaml(wanted))
     return new
@@ -116,33 +119,50 @@ def prepare(folder: Path, wanted: Recipe) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file in one step. Raises UserError when the disk refuses."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        remedy = "free some space or name another folder with --out."
-        raise UserError(f"cannot write {path} ({error.strerror or error}); {remedy}") from None
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder against a second training. Raises UserError when another one holds it."""
+    """Hold the run folder against a second training; a new one in which training never began is removed again.
+
+    Raises UserError when another process holds it, and for a folder of anything else but a run.
+    """
     try:
+        missing = [above for above in (folder, *folder.parents) if not above.exists()]
+        new = missing or not (folder / RECIPE).exists()
+        if new and not missing and any(entry.name not in _LOCK_FILES for entry in folder.iterdir()):
+            raise UserError(f"{folder} exists and is not a run; name another folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
     except OSError as error:
         raise UserError(f"cannot use the run folder {folder} ({error.strerror}); name another with --out.") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            new = False
             raise UserError(f"another process is training in {folder}; wait for it, or name another --out.") from None
         yield
+    except UserError:
+        if new and not any(folder.glob("samples/*.png")) and not any(folder.glob(f"{CHECKPOINTS}/*")):
+            _withdraw(folder, missing)
+        raise
     finally:
         os.close(descriptor)
+
+
+def _withdraw(folder: Path, made: Sequence[Path]) -> None:
+    """Remove what a session writes before its first step, and the folders that it made."""
+    with suppress(OSError):
+        for name in _FIRST_FILES:
+            (folder / name).unlink(missing_ok=True)
+        for path in (folder / "samples", folder / CHECKPOINTS):
+            if path.exists():
+                path.rmdir()
+        for path in made:
+            path.rmdir()
 
 
 def manifest(wanted: Recipe, data: Mapping[str, Any], num_processes: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UserError, did_you_mean
+from zoo_core.files import replacing
 from zoo_core.interfaces import Generator
 from zoo_core.rng import Rng
 from zoo_core.schema import coerce, options_of
@@ -74,15 +75,8 @@ def save_png(path: Path, picture: np.ndarray, scale: int = 1) -> None:
 
     if scale > 1:
         picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path} ({reason}); free some space or name another folder.") from None
 
 
 def enlargement(resolution: int) -> int:

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from zoo_core import catalog, checkpoint, parts, runs, sampling
 from zoo_core.data import ImageSet, open_images
 from zoo_core.errors import UserError
+from zoo_core.files import replacing
 from zoo_core.interfaces import Generator
 from zoo_core.journal import Journal
 from zoo_core.processes import on_main, open_accelerator
 from zoo_core.program import Clock, Stage
 from zoo_core.recipe import Recipe
-from zoo_core.trainer import Stopped, Trainer
+from zoo_core.trainer import Stopped, Trainer, divide
 
 GRID = 64
 """Images of a sample grid."""
@@ -71,11 +71,27 @@ def build_stages(recipe: Recipe, built: parts.Parts) -> list[Stage]:
     return catalog.resolve(plugin.stages, f"the plugin {plugin.name}'s stages")(recipe, built)
 
 
+def rehearse(recipe: Recipe, num_processes: int = 1) -> None:
+    """Build the stages without memory, so that a mistake in the recipe is found before the data are read.
+
+    Classes that only the data can count are taken to be two. Raises UserError.
+    """
+    divide(recipe, num_processes)
+    if recipe.data.labels and not recipe.data.condition:
+        recipe = recipe.replace(data=dataclasses.replace(recipe.data, num_classes=2))
+    try:
+        with torch.device("meta"):
+            build_stages(recipe, parts.build(recipe))
+    except (NotImplementedError, RuntimeError):  # a network that needs memory to be built shows its mistakes later
+        return
+
+
 def train(
     recipe: Recipe, folder: Path, *, trackers: Sequence[str] = (), say: Say = print, measure: Measure | None = None
 ) -> Outcome:
     """Train a recipe in a run folder, or go on with it. Raises UserError, Diverged among them."""
     accelerator = open_accelerator(recipe.train.precision, folder, trackers)
+    rehearse(recipe, accelerator.num_processes)
     recipe, images = open_data(recipe, accelerator)
     recipe = parts.complete(recipe)
     built = parts.build(recipe)
@@ -183,15 +199,9 @@ def _columns(num_classes: int) -> int:
 
 
 def _export(path: Path, generator: Generator) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        tensors = {name: value.detach().cpu().clone().contiguous() for name, value in generator.state_dict().items()}
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in generator.state_dict().items()}
+    with replacing(path) as temporary:
         save_file(tensors, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path} ({reason}); free some space and repeat the command.") from None
 
 
 def _about(recipe: Recipe, images: ImageSet) -> str:

@@ -182,7 +182,7 @@ class Zip(Source):
 
 def open_source(path: str | os.PathLike[str]) -> Source:
     """Return the folder or zip at `path`. Raises UserError when there is neither."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         return Folder(path)
     if path.is_file():

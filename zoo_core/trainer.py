@@ -63,7 +63,7 @@ class Trainer:
         self.recipe, self.stage, self.images = recipe, stage, images
         self.accelerator, self.journal, self.checkpoints, self.observe = accelerator, journal, checkpoints, observe
         self.batch = recipe.train.batch
-        self.share, self.micro = _divide(recipe, accelerator.num_processes)
+        self.share, self.micro = divide(recipe, accelerator.num_processes)
         self.total_images = stage.images or recipe.train.images
         self.num_steps = -(-self.total_images // self.batch)
         self.base_lr = {name: [group["lr"] for group in opt.param_groups] for name, opt in stage.optimizers.items()}
@@ -241,8 +241,8 @@ class Trainer:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _divide(recipe: Recipe, num_processes: int) -> tuple[int, int]:
-    """Images per process and per micro-batch."""
+def divide(recipe: Recipe, num_processes: int) -> tuple[int, int]:
+    """Images per process and per micro-batch. Raises UserError when the batch cannot be divided so."""
     batch = recipe.train.batch
     if batch % num_processes:
         raise UserError(f"train.batch={batch} cannot be divided among {num_processes} processes; give it a multiple.")

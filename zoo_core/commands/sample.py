@@ -29,7 +29,7 @@ def command(
     opened = runs.load(run)
     generator = opened.generator
     knobs = sampling.checked_knobs(generator, {} if truncation is None else {"truncation": truncation})
-    chosen = _label(label, opened.recipe.data.classes)
+    chosen = _label(label, opened.recipe.data.classes, generator.num_classes)
     folder = out or opened.path / "sampled" / (f"seed-{seed}" + (f"-label-{chosen}" if chosen is not None else ""))
     shown = []
     try:
@@ -50,13 +50,18 @@ def command(
     click.echo(f"{folder / 'grid.png'}" + ("" if grid else f" and {num} images beside it"))
 
 
-def _label(text: str, classes: tuple[str, ...]) -> int | None:
+def _label(text: str, classes: tuple[str, ...], num_classes: int) -> int | None:
+    """The number of the class that is named, or numbered; None for none."""
     from zoo_core.errors import UserError, did_you_mean
 
     if not text:
         return None
+    if not num_classes:
+        raise UserError("this generator is unconditional; leave --label out.")
     if text in classes:
         return classes.index(text)
-    if text.isdecimal():
+    if text.isdecimal() and int(text) < num_classes:
         return int(text)
-    raise UserError(f'no class "{text}"{did_you_mean(text, classes)}')
+    if text.lstrip("-").isdecimal():
+        raise UserError(f"there is no class {text}; there are 0 to {num_classes - 1}.")
+    raise UserError(f'there is no class "{text}"{did_you_mean(text, classes)}')

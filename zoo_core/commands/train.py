@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from zoo_core.recipe import Recipe
 
 
 @click.command("train")
 @click.option("--plugin", required=True, help="The paper to train; see `zoo list`.")
-@click.option("--recipe", default="", help="A recipe of the plugin by name, or a YAML file. [default: the plugin's own]")
+@click.option("--recipe", default="", help="A recipe by name, or a YAML file. [default: the plugin's own]")
 @click.option("--data", default="", help="A folder (subfolders are classes) or a zip of images. [default: drawn]")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/PLUGIN-RECIPE]")
-@click.option("--attention", default="", help="Another attention for the generator, such as stylenat/hydra.")
+@click.option("--attention", default="", help="Another attention for the generator, such as core/full.")
 @click.option("--discriminator", default="", help="Another discriminator.")
 @click.option("--loss", default="", help="Another adversarial loss.")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Any value of the recipe; repeatable.")
@@ -37,11 +42,11 @@ def command(
 
     changes: list[tuple[str, Any]] = []
     if data:
-        changes.append(("data.source", data if data == "drawn" else str(Path(data).expanduser().resolve())))
+        changes.append(("data.source", data))
     sugar = {"generator.attention": attention, "discriminator": discriminator, "loss": loss}
     changes += [(path, {"name": name}) for path, name in sugar.items() if name]
     changes += [recipes.parse_set(text) for text in settings]
-    wanted = recipes.load(plugin, recipe, changes)
+    wanted = _placed(recipes.load(plugin, recipe, changes))
     folder = out or Path("runs") / f"{plugin}-{Path(recipe).stem or _default_recipe(plugin)}"
 
     from zoo_core import evaluation, session
@@ -54,6 +59,13 @@ def command(
         return 130
     say(f"Done: {folder}/samples has the pictures. More: zoo sample {folder} --num 64")
     return 0
+
+
+def _placed(wanted: Recipe) -> Recipe:
+    """The recipe with its images named by their full path, so that the run can be used from any folder."""
+    source = wanted.data.source
+    full = "" if source in ("", "drawn") else os.path.realpath(os.path.expanduser(source))
+    return wanted.replace(data=dataclasses.replace(wanted.data, source=full))
 
 
 def _default_recipe(plugin: str) -> str:
