@@ -1,7 +1,6 @@
-"""Golden numbers of the style-based generators: recordings of the official models, whose weights follow a rule.
+"""Golden numbers of the style-based papers: recordings of the official models, whose weights follow a rule.
 
-The folder that ZOO_GOLDENS names has a page that explains it, `README-style.md`. Names are the official ones; a test
-says with its converter and its table of modules what they are called here.
+The folder that ZOO_GOLDENS names has a page that explains them, `README-style.md`. Names are the official ones.
 """
 
 from __future__ import annotations
@@ -19,8 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo_core.interfaces import Discriminator, LatentGenerator
+from zoo_core.interfaces import LatentGenerator
 from zoo_core.losses import r1_penalty
+from zoo_core.resample import haar, haar_filters
+from zoo_styleswin import convert
+from zoo_styleswin.discriminator import Discriminator
 
 FOLDER = os.environ.get("ZOO_GOLDENS", "")
 needed = pytest.mark.skipif(not FOLDER, reason="ZOO_GOLDENS does not name the folder of golden numbers")
@@ -148,14 +150,23 @@ def check_generator(case: Case, generator: LatentGenerator, taken: Mapping[str, 
     image.sum().backward()
     case.check("grad/z", z.grad, GRADIENT)
     gradients = to_official({key: parameter.grad for key, parameter in generator.named_parameters()})
-    case.check_numbers("grad/param_l2", [float(gradients[key].double().norm()) for key in case.meta["grad_param_names"]])
+    case.check_numbers(
+        "grad/param_l2", [float(gradients[key].double().norm()) for key in case.meta["grad_param_names"]]
+    )
 
 
-def check_discriminator(
-    case: Case, discriminator: Discriminator, taken: Mapping[str, Tensor], to_official: Convert
-) -> None:
-    """Logits, activations, R1 and its gradients, frozen and with one power iteration."""
+def check_discriminator(case: Case) -> None:
+    """Logits, activations, R1 and its gradients of the style-based discriminator, frozen and with a power iteration."""
+    ctor = case.meta["ctor"]
+    discriminator = Discriminator(
+        resolution=ctor["size"], channel_multiplier=ctor["channel_multiplier"], spectral_norm=ctor["sn"]
+    )
+    weights = case.weights("d")
+    table = convert.discriminator_table(weights)
+    discriminator.load_state_dict(convert.from_official(weights, table))
+    taken = _discriminator_activations(discriminator)
     image = case.array("in/image")
+    taken["dwt"] = haar(image, haar_filters())
     for mode in ("eval", "train"):
         discriminator.train(mode == "train")
         before = {key: value.clone() for key, value in discriminator.state_dict().items()}
@@ -164,15 +175,33 @@ def check_discriminator(
             for key in case.activations():
                 case.check(f"act/{key}", taken[key])
         else:
-            official = to_official(discriminator.state_dict())
+            official = convert.to_official(discriminator.state_dict(), table)
             for key in case.meta.get("sn_after_one_train_forward", []):
                 case.check(f"sn_after/{key}", official[key])
-        _check_r1(case, discriminator, before, mode, to_official)
+        _check_r1(case, discriminator, before, mode)
 
 
-def _check_r1(
-    case: Case, discriminator: Discriminator, before: Mapping[str, Tensor], mode: str, to_official: Convert
-) -> None:
+def _discriminator_activations(discriminator: Discriminator) -> dict[str, Tensor]:
+    """Fill the returned table with activations by official name when the discriminator runs."""
+    scales = len(discriminator.scales)
+    names = {"from_rgbs.0": "from_wavelet.0"}
+    names |= {f"convs.{scale}.conv1": f"scales.{scale}.same" for scale in range(scales)}
+    names |= {f"convs.{scale}": f"scales.{scale}" for scale in range(scales)}
+    names |= {"final_conv": "last", "final_linear": "logit"}
+    taken: dict[str, Tensor] = {}
+    record(discriminator, names, taken)
+    # The official from_rgbs.j answers with its sum with the features before it, which here is the next scale's input.
+    for scale in range(1, scales):
+        discriminator.scales[scale].same.register_forward_pre_hook(
+            lambda module, arguments, key=f"from_rgbs.{scale}": taken.__setitem__(key, arguments[0])
+        )
+    discriminator.last.register_forward_pre_hook(
+        lambda module, arguments: taken.__setitem__(f"from_rgbs.{scales}", arguments[0][:, :-1])
+    )
+    return taken
+
+
+def _check_r1(case: Case, discriminator: Discriminator, before: Mapping[str, Tensor], mode: str) -> None:
     """Penalty, image gradient and second-order parameter gradients, from the state before the pass."""
     discriminator.load_state_dict(before)
     discriminator.zero_grad()
@@ -186,7 +215,8 @@ def _check_r1(
     case.check_numbers(f"r1/penalty_{mode}", [float(penalty.detach())])
     parameters = dict(discriminator.named_parameters())
     found = torch.autograd.grad(penalty, list(parameters.values()), allow_unused=True)
-    gradients = to_official({key: grad for key, grad in zip(parameters, found, strict=True) if grad is not None})
+    gradients = {key: grad for key, grad in zip(parameters, found, strict=True) if grad is not None}
+    gradients = convert.to_official(gradients, convert.discriminator_table(before))
     norms = [float(gradients[key].double().norm()) if key in gradients else 0.0 for key in case.meta["param_names"]]
     case.check_numbers(f"r1/param_grad_l2_{mode}", norms)
 

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -30,31 +32,37 @@ needs_sagan = pytest.mark.skipif(
 )
 
 
-def launch(folder: Path, *arguments: object) -> subprocess.Popen:
-    """`accelerate launch` with two processes on the CPU."""
+@contextmanager
+def launch(folder: Path, *arguments: object) -> Iterator[subprocess.Popen]:
+    """`accelerate launch` with two processes on the CPU, all gone at the end."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", port]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*map(str, command), *map(str, arguments)],
         cwd=folder,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()  # the launcher ends its processes
+            process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which every scenario was run by two processes."""
     folder = tmp_path_factory.mktemp("launched")
-    process = launch(folder, Path(launched.__file__), folder)
-    said, _ = process.communicate(timeout=240)
+    with launch(folder, Path(launched.__file__), folder) as process:
+        said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     return folder
 
@@ -139,20 +147,20 @@ def test_launched_command_is_interrupted_and_goes_on(tmp_path):
     arguments += [f"--set={name}={value}" for name, value in settings.items()]
     run = tmp_path / "x"
 
-    process = launch(tmp_path, *arguments, "--set=train.images=40000")
-    deadline = time.monotonic() + 120
-    while process.poll() is None and len(metrics := _lines(run)) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
+    with launch(tmp_path, *arguments, "--set=train.images=40000") as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(metrics := _lines(run)) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
     assert said.count("Stopped and saved") == 1, said
     stopped = checkpoint.latest(run / "checkpoints").step
     assert stopped >= 3 and len(metrics) >= 4
 
     images = 4 * (stopped + 5)
-    process = launch(tmp_path, *arguments, f"--set=train.images={images}")
-    said, _ = process.communicate(timeout=120)
+    with launch(tmp_path, *arguments, f"--set=train.images={images}") as process:
+        said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert said.count(f"Resuming from step {stopped}") == 1 and said.count("Done") == 1
     assert checkpoint.latest(run / "checkpoints").step == stopped + 5

@@ -309,6 +309,7 @@ def wait_for_line(process: subprocess.Popen, metrics: Path, step: int) -> None:
         ):
             return
         time.sleep(0.01)
+    process.kill()
     raise AssertionError(f"step {step} did not come: {process.communicate()}")
 
 
@@ -319,16 +320,16 @@ def test_interrupted_command_saves_says_how_to_go_on_and_goes_on(tmp_path, pictu
     run = tmp_path / "my runs" / "x"
     steps = []
     for number, after in ((signal.SIGINT, 3), (signal.SIGTERM, 20)):
-        process = start(tmp_path, pictures, budget)
-        wait_for_line(process, run / "metrics.jsonl", after)
-        process.send_signal(number)
-        out, errors = process.communicate(timeout=120)
+        with start(tmp_path, pictures, budget) as process:
+            wait_for_line(process, run / "metrics.jsonl", after)
+            process.send_signal(number)
+            out, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (130, "")
         assert "Stopped and saved" in out and "zoo train --plugin sagan" in out and "--out 'my runs/x'" in out
         steps.append(checkpoint.latest(run / "checkpoints").step)
     assert 3 <= steps[0] < steps[1] < 60
-    process = start(tmp_path, pictures, budget)
-    out, errors = process.communicate(timeout=120)
+    with start(tmp_path, pictures, budget) as process:
+        out, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
     assert f"Resuming from step {steps[1]}" in out and "Done" in out
     train(tmp_path / "whole", train__images=240)
