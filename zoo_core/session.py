@@ -24,7 +24,7 @@ from zoo_core.recipe import Recipe
 from zoo_core.trainer import Stopped, Trainer, divide
 
 GRID = 64
-"""Images of a sample grid."""
+"""Images of a sample grid, at most."""
 
 Say = Callable[[str], None]
 Measure = Callable[[str, int, Generator, ImageSet], None]
@@ -184,8 +184,9 @@ def _grids(folder: Path, recipe: Recipe) -> Callable[[Clock, Stage], None]:
         generator = _averaged_generator(stage)
         if generator is None:
             return
-        images = torch.cat(list(sampling.draw(generator, GRID, seed=0, by_turns=True)))
         columns = _columns(generator.num_classes)
+        num = GRID - GRID % columns if columns else GRID
+        images = torch.cat(list(sampling.draw(generator, num, seed=0, by_turns=True)))
         picture = sampling.grid(images, columns)
         scale = sampling.enlargement(recipe.data.resolution)
         sampling.save_png(folder / "samples" / f"images-{clock.images:09d}.png", picture, scale)

@@ -1,8 +1,8 @@
 """Official StyleNAT weights <-> ours: StyleSwin's table of names with another attention (spec sections 1.5 and 5).
 
 The discriminator is StyleSwin's, and so is its table: `zoo_styleswin.convert.discriminator_table`.
-The published files have an older layout, in which the biases are always two halves of the heads, `rpb0` and `rpb1`. Where
-our attention has one group, its bias is those two end to end: both halves had its kernel and dilation.
+The published files have an older layout: biases are always two halves of the heads, `rpb0` and `rpb1`. Where our
+attention has one group, its bias is the two end to end: both halves have its kernel and dilation.
 """
 
 from __future__ import annotations

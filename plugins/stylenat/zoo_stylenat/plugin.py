@@ -17,9 +17,7 @@ def zoo_plugin(register) -> None:
             stages="zoo_stylenat.stages:build",
             recipes="zoo_stylenat.recipes",
             weights={
-                name: Weights(
-                    "https://github.com/SHI-Labs/StyleNAT", "MIT", note="linked from the repository's README"
-                )
+                name: Weights("https://github.com/SHI-Labs/StyleNAT", "MIT", note="linked from the repository's README")
                 for name in ("ffhq256", "ffhq1024")
             },
         )

@@ -50,11 +50,8 @@ def as_windows(tokens: Tensor, side: int) -> Tensor:
     return tokens.transpose(2, 3).reshape(-1, side * side, channels)
 
 
-def generator_activations(generator: Generator) -> dict[str, Tensor]:
-    """Fill the returned table with activations by official name when the generator runs."""
-    taken: dict[str, Tensor] = {}
-    names = goldens.block_names(len(generator.levels), {"qkv": "attention.qkv", "proj": "attention.proj"})
-    goldens.record(generator, names, taken)
+def keep_windows(generator: Generator, taken: dict[str, Tensor]) -> None:
+    """Fill `taken` with the two halves' outputs by window, as the official code has them, when the generator runs."""
 
     def split(module: nn.Module, arguments: tuple[Tensor], block: str, attention: WindowAttention) -> None:
         plain, shifted = arguments[0].chunk(2, dim=-1)
@@ -65,15 +62,17 @@ def generator_activations(generator: Generator) -> dict[str, Tensor]:
     for level in range(len(generator.levels)):
         attention = generator.levels[level].blocks[0].attention
         attention.proj.register_forward_pre_hook(partial(split, block=f"layers.{level}.blocks.0", attention=attention))
-    return taken
 
 
 @pytest.mark.parametrize("name", ["g_s32", "g_s32_win16", "g_s64_thin"])
 def test_generator_gives_the_official_image_activations_and_gradients(name: str) -> None:
     case = Case(f"styleswin/{name}")
     generator = build_generator(case)
-    taken = generator_activations(generator)
-    goldens.check_generator(case, generator, taken, partial(convert.to_official, table=convert.GENERATOR))
+    taken: dict[str, Tensor] = {}
+    keep_windows(generator, taken)
+    in_attention = {"qkv": "attention.qkv", "proj": "attention.proj"}
+    to_official = partial(convert.to_official, table=convert.GENERATOR)
+    goldens.check_generator(case, generator, in_attention, to_official, taken=taken)
 
 
 def test_truncation_pulls_w_towards_its_mean() -> None:
