@@ -54,6 +54,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether these are the built-in drawings: nothing else is stored without a filter."""
+        return self.name == DRAWN and self.filter == "none"
+
     def describe(self) -> dict[str, Any]:
         """All that moves a figure measured on these images, for a manifest."""
         same = {key: self.meta[key] for key in ("content", "resolution", "filter", "crop", "alpha", "pillow", "num")}

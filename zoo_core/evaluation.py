@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from zoo_core import metrics, sampling
-from zoo_core.data import DRAWN, ImageSet
+from zoo_core.data import ImageSet
 from zoo_core.errors import UserError, did_you_mean
 from zoo_core.extractors import Extractor, Features, image_batches, open_extractor
 from zoo_core.interfaces import Generator
@@ -88,10 +88,10 @@ def format_report(report: Report, before: Report | None = None) -> str:
         lines.append("; ".join(parts))
         lines += [f"  note: {note}" for note in {figure.note, floor.note if floor else ""} if note]
     if report.structure:
-        columns = ("images", "real", "real_shuffled")
-        lines.append(f"{'structure':<18}" + "".join(f"{name.replace('_', ' '):>15}" for name in columns))
+        titles = {"images": "samples", "images_shuffled": "shuffled", "real": "real", "real_shuffled": "shuffled"}
+        lines.append(f"{'structure':<16}" + "".join(f"{title:>10}" for title in titles.values()))
         for name, row in report.structure.items():
-            lines.append(f"{name:<18}" + "".join(f"{row[column]:>15.3f}" for column in columns))
+            lines.append(f"{name:<16}" + "".join(f"{row[column]:>10.3f}" for column in titles))
     return "\n".join(lines)
 
 
@@ -161,7 +161,7 @@ def _real_features(images: ImageSet, extractor: Extractor, num: int) -> Features
 
 def _structure(drawn: torch.Tensor, images: ImageSet, num: int) -> dict[str, dict[str, float]]:
     """Only the built-in drawings have parts that are known to belong together."""
-    if images.name != DRAWN:
+    if not images.is_drawn:
         return {}
     real = torch.cat(list(image_batches(images.images, min(num, len(images)))))
     return structure_report(drawn.permute(0, 2, 3, 1).numpy(), real.permute(0, 2, 3, 1).numpy())
