@@ -176,11 +176,11 @@ def test_a_run_finds_its_images_from_any_folder(workspace: Path, tmp_path: Path)
         assert kept["data"]["source"] == str(workspace / "pics")
 
 
-def test_the_default_folder_is_named_after_plugin_and_recipe(workspace: Path, tmp_path: Path) -> None:
+def test_the_default_folder_is_named_after_all_that_was_chosen(workspace: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("recipe: tiny\ndata: {labels: false}\n")
     found = call(tmp_path, [*TRAIN, "--data", str(workspace / "flat"), "--recipe", "mine.yaml"])
     assert found.code == 0, found.err
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["sagan-mine"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["sagan-mine-flat"]
 
 
 def test_sample_writes_files_and_a_grid(workspace: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_show_prints_the_phases_and_the_sizes(workspace: Path) -> None:
     text, _, stages = found.out.partition("\nstage ")
     assert yaml.safe_load(text)["loss"] == {"name": "hinge", "r1": 1}
     assert [line.split()[0] for line in stages.splitlines()[2:5]] == ["generator", "discriminator", "r1"]
-    assert "trainable parameters, lr 0.0002" in stages
+    assert "trainable parameters, lr 0.0006" in stages
 
 
 # --- mistakes ---
@@ -346,5 +346,6 @@ def test_a_full_disk_leaves_no_run(workspace: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, *TRAIN, "--data", str(workspace / "pics")]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert found.returncode == 2, found.stderr
-    assert found.stderr.startswith("Error: cannot write runs/sagan-tiny/recipe.yaml (File too large); free some space")
+    said = "Error: cannot write runs/sagan-tiny-pics/recipe.yaml (File too large); free some space"
+    assert found.stderr.startswith(said)
     assert not list(tmp_path.iterdir())

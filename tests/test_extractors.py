@@ -12,7 +12,8 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from zoo_core.errors import UserError
-from zoo_core.extractors import open_extractor
+from zoo_core.extractors import OFFICIAL, open_extractor
+from zoo_core.metrics import figures
 
 
 class Bomb:
@@ -47,6 +48,9 @@ def test_inception_weights_of_ones_own_are_named_by_their_hash(inception_state, 
     found = extractor.features([torch.full((2, 3, 32, 32), 128, dtype=torch.uint8)], 2)
     assert found.features.shape == (2, 2048) and found.logits is not None and found.logits.shape == (2, 1008)
     assert torch.equal(extractor.module.fc.weight, inception_state["fc.weight"])
+    assert extractor.classifies and extractor.label(32) != OFFICIAL
+    few = figures(found, found, reference="train", metrics=["fid"], neighbours=1)
+    assert few[0].name == f"fd@inception-v3-compat:{sha256[:8]}:N=2:train"
 
 
 def test_an_unfit_weights_file_is_refused_and_never_unpickled(tmp_path):

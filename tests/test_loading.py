@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,8 +16,10 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
-from zoo_core import checkpoint, load, recipe, sampling, session
+from zoo_core import checkpoint, evaluation, extractors, load, recipe, runs, sampling, session
+from zoo_core.commands.evaluate import command as evaluate_command
 from zoo_core.commands.sample import command as sample_command
+from zoo_core.data import open_images
 from zoo_core.errors import UserError
 from zoo_core.interfaces import PIXELS
 from zoo_core.rng import Rng
@@ -225,11 +228,11 @@ def test_knob_that_the_generator_has_not_is_a_users_error():
 def test_files_and_grid_lie_where_they_are_said_to(trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     said = sample(run, "--num", 3, "--seed", 4)
-    assert said == f"{run}/sampled/seed-4/grid.png and 3 images beside it\n"
+    assert said == f"{run}/sampled/step-10-seed-4/grid.png and 3 images beside it\n"
     names = ["000000.png", "000001.png", "000002.png", "grid.png"]
-    assert sorted(path.name for path in (run / "sampled/seed-4").iterdir()) == names
+    assert sorted(path.name for path in (run / "sampled/step-10-seed-4").iterdir()) == names
     sample(run, "--num", 3, "--seed", 4, "--label", "owl", "--grid")
-    assert [path.name for path in (run / "sampled/seed-4-label-2").iterdir()] == ["grid.png"]
+    assert [path.name for path in (run / "sampled/step-10-seed-4-label-2").iterdir()] == ["grid.png"]
     sample(run / "checkpoints" / "step-5", "--num", 1, "--out", tmp_path / "out", "--grid")
     assert (tmp_path / "out" / "grid.png").exists()
 
@@ -260,3 +263,111 @@ def test_training_samples_are_the_same_seeds_each_time(trained):
     shown = np.asarray(Image.open(trained / "samples" / "images-000000080.png"))
     assert shown.shape == grid.shape and np.abs(shown.astype(int) - grid.astype(int)).max() <= 1
     assert (trained / "samples" / "images-000000000.png").exists()
+
+
+# -- measuring
+
+
+def evaluate(*arguments: object) -> dict:
+    """`zoo evaluate --json` with random-conv in this process; returns its entry."""
+    options = ["--extractor", "random-conv", "--num", 8, "--metric", "fid", "--json", *arguments]
+    done = CliRunner().invoke(evaluate_command, [str(option) for option in options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise AssertionError("must not be called")
+
+
+def test_only_the_images_of_the_run_are_called_train(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    other = toys.write_pictures(tmp_path / "my: pets")
+    next(other.rglob("*.png")).unlink()
+    content = open_images(other, 32).content
+    for given, reference in ([], "train"), (["--data", other], f"my-pets-{content[:8]}"):
+        entry = evaluate(run, *given)
+        for row in (*entry["figures"], *entry["floor"]):
+            assert row["name"].split(":")[-1].split("=")[0] == reference
+    same = open_images(load(run).recipe.data.source, 32)
+    assert evaluation.reference_name(same, run) == "train"
+    for manifest in ("", "[]", '{"data": {}}'):
+        (run / "manifest.json").write_text(manifest)
+        assert evaluation.reference_name(same, run) == f"pets-{same.content[:8]}"
+
+
+def test_the_extractor_is_opened_once(trained, tmp_path, monkeypatch):
+    opened = []
+
+    def open_one(*arguments):
+        opened.append(arguments)
+        return original(*arguments)
+
+    original = extractors.open_extractor
+    monkeypatch.setattr(extractors, "open_extractor", open_one)
+    monkeypatch.setattr(evaluation, "open_extractor", refuse)
+    evaluate(shutil.copytree(trained, tmp_path / "run"))
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [(["--metric", "isc"], "no Inception Score"), (["--num", 3], "3 images are too few")],
+)
+def test_what_cannot_be_measured_is_refused_before_sampling(trained, monkeypatch, options, complaint):
+    monkeypatch.setattr(sampling, "draw", refuse)
+    with pytest.raises(UserError, match=complaint):
+        evaluate(trained, *options)
+
+
+def test_training_cannot_ask_for_a_score_that_its_extractor_has_not(trained):
+    wanted = recipe.load("sagan", "tiny", [("evaluate.num", 8), ("evaluate.metrics", ["isc"])])
+    with pytest.raises(UserError, match="no Inception Score"):
+        evaluation.Measurer(wanted, trained, print)
+
+
+GOOD = {"step": 1, "figures": [{"name": "fd@x", "value": None}], "floor": [], "structure": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"start": 3},
+        {"end": None},
+        {"start": {}},
+        {"commands": 3},
+        {"commands": {}},
+        {"commands": [3]},
+        {"commands": [GOOD, {"step": 1}]},
+        *({"end": {key: value for key, value in GOOD.items() if key != left_out}} for left_out in GOOD),
+        {"end": {**GOOD, "step": "1"}},
+        {"end": {**GOOD, "figures": [{"name": "fd@x"}]}},
+        {"end": {**GOOD, "figures": [{"name": "fd@x", "value": "low"}]}},
+        {"end": {**GOOD, "structure": {"eyes": {}}}},
+    ],
+    ids=json.dumps,
+)
+def test_odd_evaluation_file_is_a_users_error(tmp_path, content):
+    (tmp_path / evaluation.FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="evaluation.json cannot be read .*; delete it to measure anew"):
+        evaluation.read(tmp_path)
+
+
+def test_evaluation_file_keeps_what_could_not_be_read(tmp_path):
+    kept = {"start": GOOD, "end": GOOD, "commands": [GOOD, GOOD]}
+    evaluation.write(tmp_path, kept)
+    assert evaluation.read(tmp_path) == kept
+
+
+def test_finished_run_that_is_repeated_shows_its_figures_again(trained, tmp_path):
+    wanted = recipe.load("sagan", "tiny", [("evaluate.num", 8)])
+    images = open_images(runs.read_recipe(trained).data.source, 32)
+    generator, said = load(trained).generator, []
+    for _ in range(2):
+        measurer = evaluation.Measurer(wanted, tmp_path, said.append)
+        measurer("start", 0, generator, images)
+        measurer("end", 10, generator, images)
+    first, again = said[:3], said[3:]
+    assert first[0].startswith("Measuring 8") and first[1].startswith("Measuring 8")
+    assert again == [first[2]] and "fd@random-conv" in first[2] and "at step 0" in first[2]

@@ -182,7 +182,16 @@ def test_a_name_says_everything_that_moves_the_figure():
     ]
 
 
-def test_only_inception_gives_fid(extractor, real):
+@pytest.mark.parametrize("extractor", ["inception-v3-compat:0123abcd", "random-conv-v1:32px"])
+def test_weights_other_than_the_official_ones_give_no_fid_or_kid(extractor):
+    found = figures(made_up(60, extractor), made_up(60, extractor, seed=1), reference="train", metrics=["fid", "kid"])
+    assert [figure.name for figure in found] == [
+        f"fd@{extractor}:N=60:train",
+        f"kd@{extractor}:N=60:subsets=100x60:train",
+    ]
+
+
+def test_a_random_network_gives_no_inception_figure(extractor, real):
     found = figures(seen(extractor, real[:200]), seen(extractor, real[200:400]), reference="train", num_subsets=5)
     names = [figure.name for figure in found]
     assert names[0] == "fd@random-conv-v1:32px:N=200:train"
@@ -203,7 +212,7 @@ def test_too_few_images_for_the_covariance_are_noted(extractor, real):
         (made_up(50), {"metrics": ["isc"]}, "no class logits"),
         (made_up(50), {"metrics": ["fdi"]}, 'did you mean "fid"'),
         (made_up(50, "random-conv-v1:64px"), {}, "random-conv-v1:64px"),
-        (made_up(3), {}, "too few"),
+        (made_up(3), {}, "give at least 4 generated and, as .* 8 real ones, or .* evaluate.num=0 or --no-measure"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(fake, options, message):

@@ -59,6 +59,32 @@ HOSTILE = {
         fakes.PLUGIN.format(name="ill-formed", fields=", generators={'a': 'no reference'}"),
         "generator 'a' must be a reference like 'package.module:Name'",
     ),
+    **{
+        f"careless-{name}": (
+            fakes.PLUGIN.replace("import Plugin", "import Paper, Plugin").format(
+                name=f"careless-{name}", fields=f", {fields}"
+            ),
+            reason,
+        )
+        for name, (fields, reason) in {
+            "paper": ("paper={'title': 'x'}", "paper must be a Paper or None, not {'title': 'x'}"),
+            "title": ("paper=Paper(title=None)", "Paper.title must be a string, not None"),
+            "weights": ("weights={'a': 'http://'}", "weights 'a' must be a Weights, not 'http://'"),
+            "list": ("weights=['a']", "weights must be a mapping with names for keys, not ['a']"),
+            "table": ("attentions=['a.b:C']", "attentions must be a mapping with names for keys, not ['a.b:C']"),
+            "key": ("losses={1: 'a.b:C'}", "losses must be a mapping with names for keys, not {1: 'a.b:C'}"),
+            "stages": ("stages=print", "Plugin.stages must be a string, not <built-in function print>"),
+            "recipes": ("recipes=None", "Plugin.recipes must be a string, not None"),
+            "recipe": ("recipe=1", "Plugin.recipe must be a string, not 1"),
+            "sections": ("sections='codebook'", "sections must be a tuple of strings, not 'codebook'"),
+            "convert": ("convert=False", "Plugin.convert must be a string, not False"),
+        }.items()
+    },
+    "careless-summary": (
+        "from zoo_core import Plugin, hookimpl\n@hookimpl\ndef zoo_plugin(register):\n"
+        "    register(Plugin(name='careless-summary', summary=['x']))",
+        "Plugin.summary must be a string, not ['x']",
+    ),
     "core": (fakes.PLUGIN.format(name="core", fields=""), "the name belongs to zoo-core itself"),
 }
 LOUD = fakes.PLUGIN.format(name="loud", fields="") + "\nprint('printed while it is imported')\n"

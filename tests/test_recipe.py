@@ -78,9 +78,15 @@ def test_a_part_of_another_name_replaces_and_of_the_same_name_merges(tmp_path: P
     same = write(tmp_path, "same.yaml", recipe="tiny", generator={"channels": 8}, loss={"name": "hinge", "r1": 2})
     assert tiny(given=same).generator.options == {**tiny().generator.options, "channels": 8}
     other = write(tmp_path, "other.yaml", recipe=str(same), loss={"name": "logistic"}, discriminator="core/other")
-    assert tiny(given=other).loss == Part("logistic", {})
+    assert tiny(given=other).loss == Part("logistic", {"r1": 2}), "R1 is the stage's, whatever the loss is called"
     assert tiny(given=other).discriminator == Part("core/other", {})
     assert tiny(given=other).generator.options["channels"] == 8
+
+
+def test_null_takes_a_key_away() -> None:
+    base = {"train": {"averages": {"generator": {"decay": 0.9}}}}
+    assert merge(base, {"train": {"averages": {"generator": None}}}) == {"train": {"averages": {}}}
+    assert tiny("train.averages=null").train.averages == {}
 
 
 def test_the_same_rule_holds_for_a_part_inside_a_part() -> None:
@@ -192,7 +198,7 @@ WRONG = {
     "train.batch=many": "train.batch must be a whole number, not 'many'.",
     "train.batch=1.5": "train.batch must be a whole number, not 1.5.",
     "train.batch=true": "train.batch must be a whole number, not True.",
-    "train.batch=": "train.batch must be a whole number, not None.",
+    "train.batch=": "train.batch is missing.",
     "train.batch=[4]": "train.batch must be a whole number, not [4].",
     "train.batch={x: 4}": "train.batch must be a whole number",
     "train.images=" + 99 * "9": "train.images must be a whole number below 2**63.",
@@ -212,13 +218,13 @@ WRONG = {
     "generator.name=5": "generator.name must be text, not 5.",
     "generator=null": "the recipe has no generator section.",
     "train=null": "the recipe has no train section.",
-    "plugin=null": "plugin must be text, not None.",
+    "plugin=null": "the recipe names no plugin.",
 }
 OUT_OF_RANGE = {
     "data.resolution=48": "data.resolution must be a power of two from 4 on, not 48.",
     "data.resolution=-4": "data.resolution must be a power of two",
     "train.batch=0": "train.batch must be at least 1, not 0.",
-    "train.images=5": "train.images=5 is less than one batch of 32.",
+    "train.images=5": "train.images=5 is less than one batch of 16.",
     "train.keep=0": "train.keep must be at least 1, not 0.",
     "train.micro_batch=-1": "train.micro_batch cannot be negative.",
     "train.optimizers.generator.lr=-1": "an optimizer's lr must be above 0, not -1.0.",

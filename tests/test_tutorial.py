@@ -69,15 +69,15 @@ def test_the_tutorial_plugin_trains_goes_on_and_samples(installed: Path, picture
     assert done.returncode == 0, done.stderr
     again = run_zoo(tmp_path, *train, "train.images=16", **variables)
     assert again.returncode == 0 and "Resuming from step 2 (8 images)." in again.stdout, again.stderr
-    run = tmp_path / "runs" / "pebble-tiny"
+    run = tmp_path / "runs" / f"pebble-tiny-{pictures.stem}"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "event" not in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert "r1" in steps[0] and "generator" in steps[0]
     sampled = run_zoo(tmp_path, "sample", run, "--num", "3", **variables)
     assert sampled.returncode == 0, sampled.stderr
-    assert len(list((run / "sampled" / "seed-0").glob("0*.png"))) == 3
-    assert Image.open(run / "sampled" / "seed-0" / "000000.png").size == (32, 32)
+    assert len(list((run / "sampled" / "step-4-seed-0").glob("0*.png"))) == 3
+    assert Image.open(run / "sampled" / "step-4-seed-0" / "000000.png").size == (32, 32)
 
 
 def test_the_tutorial_plugin_takes_the_attention_of_another(installed: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def components(kind: str) -> list[Component]:
 
 
 def find(kind: str, name: str, home: str = "") -> Component:
-    """Find `full` or `core/full`; a bare name is looked for in the plugin `home` first, then everywhere.
+    """Find `full` or `core/full`; a bare name is looked for in the plugin `home`, then in the core, then everywhere.
 
     Raises UserError when there is none, or several.
     """
@@ -58,8 +58,11 @@ def find(kind: str, name: str, home: str = "") -> Component:
         matches = [component for component in known if component.full_name == name]
     else:
         matches = [component for component in known if component.name == name]
-        own = [component for component in matches if component.plugin == home]
-        matches = own or matches
+        for first in (home, "core"):  # so that no stranger's package changes what a name means
+            nearest = [component for component in matches if component.plugin == first]
+            if nearest:
+                matches = nearest
+                break
     if len(matches) == 1:
         return matches[0]
     if matches:

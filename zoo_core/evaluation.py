@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from zoo_core.structure import report as structure_report
 
 FILE = "evaluation.json"
 REFERENCE = "train"
+"""What figures call the images that a run was trained on."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,42 @@ def measure(
     images: ImageSet,
     *,
     num: int,
-    extractor: str = "random-conv",
-    weights: str | Path | None = None,
+    extractor: str | Extractor = "random-conv",
     metrics_wanted: Sequence[str] | None = None,
     seed: int = 0,
     num_real: int | None = None,
     batch: int = 64,
+    reference: str = REFERENCE,
 ) -> Report:
     """Draw `num` images and compare them with `num_real` real ones (None: as many; 0: all).
 
-    Raises UserError when the extractor cannot be had, a metric is unknown, or there are too few real images.
+    `extractor` is an opened one, or the name of one to open on the generator's device. `reference` is what the figures
+    call `images`: see `reference_name`. All that can be refused before an image is drawn is.
+    Raises UserError when the extractor cannot be had, a metric is unknown or not for it, or there are too few images.
     """
     device = next(generator.parameters()).device
-    opened = open_extractor(extractor, weights, device)
+    opened = extractor if isinstance(extractor, Extractor) else open_extractor(extractor, device=device)
+    metrics.check(metrics_wanted or (), opened.name, opened.classifies)
     wanted = min(num, len(images)) if num_real is None else num_real or len(images)
     real = _real_features(images, opened, min(len(images), max(wanted, 2 * num)))
+    floor = metrics.floor(real, num, reference=reference, metrics=metrics_wanted)
     with counting("sampling", num) as advance:
         drawn = torch.cat(list(sampling.draw(generator, num, seed, batch=batch, progress=advance)))
     with counting("measuring", num) as advance:
         fake = opened.features(drawn.split(256), num, advance)
-    found = metrics.figures(fake, real.take(wanted), reference=REFERENCE, metrics=metrics_wanted)
-    floor = metrics.floor(real, num, reference=REFERENCE, metrics=metrics_wanted)
+    found = metrics.figures(fake, real.take(wanted), reference=reference, metrics=metrics_wanted)
     return Report(found, floor, _structure(drawn, images, num))
+
+
+def reference_name(images: ImageSet, folder: Path) -> str:
+    """What figures call `images`: "train" when the run in `folder` was trained on them, else a name with their hash."""
+    try:
+        if json.loads((folder / "manifest.json").read_text())["data"]["content"] == images.content:
+            return REFERENCE
+    except (OSError, ValueError, KeyError, TypeError):  # without a manifest nobody knows what the run has seen
+        pass
+    name = re.sub(r"[^\w.-]+", "-", images.name)  # ":" and "=" part a figure's name
+    return f"{name}-{images.content[:8]}"
 
 
 def format_report(report: Report, before: Report | None = None) -> str:
@@ -98,21 +114,24 @@ def format_report(report: Report, before: Report | None = None) -> str:
 class Measurer:
     """Measures a run before its first step and after its last, keeps both in evaluation.json, and says so.
 
-    What was measured at the same step before is not measured again.
+    What was measured at the same step before is not measured again; the end's report is said again.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
         self._spec, self._seed = recipe.evaluate, recipe.train.seed
         self._folder, self._say = folder, say
         # A run must not find out at its end that it cannot be measured.
-        open_extractor(self._spec.extractor)
+        opened = open_extractor(self._spec.extractor)
         for metric in self._spec.metrics:
             if metric not in metrics.METRICS:
                 raise UserError(f'evaluate.metrics: there is no "{metric}"{did_you_mean(metric, metrics.METRICS)}')
+        metrics.check(self._spec.metrics, opened.name, opened.classifies)
 
     def __call__(self, when: str, step: int, generator: Generator, images: ImageSet) -> None:
         spec = self._spec
-        if read(self._folder).get(when, {}).get("step") == step:
+        kept = read(self._folder)
+        if kept.get(when, {}).get("step") == step:
+            self._tell(when, kept)
             return
         self._say(f"Measuring {spec.num:,} samples with {spec.extractor} ...")
         found = measure(
@@ -126,17 +145,28 @@ class Measurer:
         kept = read(self._folder)
         kept[when] = {"step": step, **found.to_dict()}
         write(self._folder, kept)
+        self._tell(when, kept)
+
+    def _tell(self, when: str, kept: dict[str, Any]) -> None:
         if when == "end":
             before = kept.get("start")
-            self._say(format_report(found, _restore(before) if before else None))
+            self._say(format_report(_restore(kept["end"]), _restore(before) if before else None))
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What evaluation.json of a run holds, {} when there is none."""
+    """What evaluation.json of a run holds, {} when there is none. Raises UserError for one that cannot be used.
+
+    It maps "start" and "end" to a `Report.to_dict` with its step, and "commands" to a list of such.
+    """
     try:
         kept = json.loads((folder / FILE).read_text())
         if not isinstance(kept, dict):
             raise ValueError("it is no mapping")
+        commands = kept.get("commands", [])
+        if not isinstance(commands, list):
+            raise ValueError("its commands are no list")
+        for entry in [*(kept[when] for when in ("start", "end") if when in kept), *commands]:
+            _check_entry(entry)
         return kept
     except FileNotFoundError:
         return {}
@@ -168,8 +198,30 @@ def _structure(drawn: torch.Tensor, images: ImageSet, num: int) -> dict[str, dic
 
 
 def _restore(content: dict[str, Any]) -> Report:
-    rows = {name: [Figure(**figure) for figure in content[name]] for name in ("figures", "floor")}
-    return Report(**rows, structure=content["structure"])
+    """The report of a `to_dict`; what could not be read is nan."""
+    rows = {
+        name: [Figure(**{**figure, "value": _number(figure["value"])}) for figure in content[name]]
+        for name in ("figures", "floor")
+    }
+    structure = content["structure"].items()
+    return Report(
+        **rows, structure={part: {key: _number(value) for key, value in row.items()} for part, row in structure}
+    )
+
+
+def _check_entry(entry: Any) -> None:
+    """Raise ValueError unless it is a measurement: it has a step and can be shown."""
+    try:
+        if isinstance(entry["step"], int):
+            format_report(_restore(entry))
+            return
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    raise ValueError("an entry is not a measurement")
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def _bare(name: str) -> str:

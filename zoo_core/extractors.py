@@ -35,6 +35,8 @@ EXTRACTORS = {"random-conv": RANDOM_CONV, INCEPTION: INCEPTION}
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """The standard weights, converted from the TensorFlow graph of 2015-12-05; the file's name carries the first digits."""
+OFFICIAL = f"{INCEPTION}:{INCEPTION_SHA256[:8]}"
+"""How figures name Inception with the standard weights: the only network whose distances are called FID and KID."""
 DOWNLOAD_TIMEOUT_SECONDS = 30.0
 
 
@@ -76,6 +78,11 @@ class Extractor:
         if self.name == RANDOM_CONV:
             resize = "area to the power of two, 32 to 128 px, at or below the shorter side; repetition below 32 px"
         return f"{self.name}:{self.weights_sha256}:{resize}:torch-fidelity-{FIDELITY_VERSION}"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives class logits, which the Inception Score needs."""
+        return self.name == INCEPTION
 
     def label(self, resolution: int) -> str:
         """The short form that stands in a figure's name, for square images of `resolution` pixels."""

@@ -23,11 +23,11 @@ from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
 from zoo_core import cache
 from zoo_core.errors import UserError, did_you_mean
-from zoo_core.extractors import INCEPTION, Features
+from zoo_core.extractors import OFFICIAL, Features
 from zoo_core.rng import seed_of
 
 METRICS = ("fid", "kid", "isc", "prc")
-"""What can be asked for. Through any network but Inception "fid" is reported as `fd` and "kid" as `kd`."""
+"""What can be asked for. Through any weights but Inception's official ones "fid" is reported as `fd`, "kid" as `kd`."""
 
 CACHE_FORMAT = 1
 PRC_BATCH = 2500
@@ -47,6 +47,15 @@ class Figure:
     """Spread over torch-fidelity's subsets or splits, where it has them; not a confidence interval."""
     note: str = ""
     """What a reader must know before trusting it; empty when there is nothing."""
+
+
+def check(metrics: Sequence[str], extractor: str, classifies: bool) -> None:
+    """Raise UserError for an unknown metric, or one that needs the class logits of an extractor that has none."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UserError(f'there is no metric "{metric}"{did_you_mean(metric, METRICS)}')
+    if "isc" in metrics and not classifies:
+        raise UserError(f"{extractor} has no class logits, so it has no Inception Score; leave isc out.")
 
 
 def figures(
@@ -71,19 +80,21 @@ def figures(
     """
     if metrics is None:
         metrics = [metric for metric in METRICS if metric != "isc" or fake.logits is not None]
-    for metric in metrics:
-        if metric not in METRICS:
-            raise UserError(f'there is no metric "{metric}"{did_you_mean(metric, METRICS)}')
+    check(metrics, fake.extractor, fake.logits is not None)
     if fake.extractor != real.extractor:
         raise UserError(
             f"generated images were seen by {fake.extractor}, real ones by {real.extractor}; use one for both."
         )
     fewest = min(len(fake), len(real))
     if fewest < neighbours + 1 or fewest < 2:
-        raise UserError(f"{fewest} images are too few to measure; give at least {max(2, neighbours + 1)} of each.")
+        least = max(2, neighbours + 1)
+        raise UserError(
+            f"{fewest} images are too few to measure; give at least {least} generated and, as the floor halves them, "
+            f"{2 * least} real ones, or train without figures: evaluate.num=0 or --no-measure."
+        )
 
     against = reference if len(real) == len(fake) else f"{reference}={len(real)}"
-    inception = fake.extractor.split(":")[0] == INCEPTION
+    official = fake.extractor == OFFICIAL
 
     def name(metric: str, *options: str, alone: bool = False) -> str:
         parts = [f"{metric}@{fake.extractor}", f"N={len(fake)}", *options, *([] if alone else [against])]
@@ -95,20 +106,18 @@ def figures(
             statistics = [metric_fid.fid_features_to_statistics(x.features) for x in (fake, real)]
             value = metric_fid.fid_statistics_to_metric(*statistics, False)[metric_fid.KEY_METRIC_FID]
             note = _rank_note(fewest, fake.features.shape[1])
-            found.append(Figure(name("fid" if inception else "fd"), value, note=note))
+            found.append(Figure(name("fid" if official else "fd"), value, note=note))
         elif metric == "kid":
             size = min(subset_size, fewest)
             result = metric_kid.kid_features_to_metric(
                 fake.features, real.features, kid_subsets=num_subsets, kid_subset_size=size, verbose=False
             )
-            label = name("kid" if inception else "kd", f"subsets={num_subsets}x{size}")
+            label = name("kid" if official else "kd", f"subsets={num_subsets}x{size}")
             note = "each subset is the whole set, so the spread says nothing" if size == len(fake) == len(real) else ""
             found.append(
                 Figure(label, result[metric_kid.KEY_METRIC_KID_MEAN], result[metric_kid.KEY_METRIC_KID_STD], note)
             )
         elif metric == "isc":
-            if fake.logits is None:
-                raise UserError(f"{fake.extractor} has no class logits, so it has no Inception Score; leave isc out.")
             used = min(splits, len(fake))
             result = metric_isc.isc_features_to_metric(fake.logits, splits=used)
             label = name("isc", f"splits={used}", alone=True)

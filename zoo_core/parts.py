@@ -11,7 +11,7 @@ import torch
 from zoo_core import catalog
 from zoo_core.errors import UserError
 from zoo_core.interfaces import PIXELS, Attention, AttentionFactory, Discriminator, Generator, Loss, Site
-from zoo_core.recipe import Part, Recipe
+from zoo_core.recipe import Part, Recipe, plain
 from zoo_core.rng import seed_of
 from zoo_core.schema import Option, check_keys, coerce, join, options_of
 
@@ -58,22 +58,30 @@ def complete(recipe: Recipe) -> Recipe:
         part = recipe.part(kind)
         if part is not None:
             known = options_of(factory(kind, part.name, recipe.plugin))
-            changes[kind] = Part(part.name, {**_defaults(known), **checked(part.options, known, kind)})
+            options = {**_defaults(known), **checked(part.options, known, kind)}
+            if options.get("attention") is not None:
+                make, own = _attention(options["attention"], _home(part, recipe), f"{kind}.attention")
+                options["attention"] = {"name": options["attention"]["name"], **_defaults(options_of(make)), **own}
+            changes[kind] = Part(part.name, plain(options))
     return recipe.replace(**changes)
 
 
 def attention_factory(part: Mapping[str, Any], home: str, place: str = "attention") -> AttentionFactory:
     """`{name: core/full, qkv_bias: false}` -> a function of the site, its options checked at once."""
-    if not isinstance(part, Mapping) or "name" not in part:
-        raise UserError(f"{place} needs a name, as in {{name: full}}.")
-    make = factory("attention", coerce(part["name"], str, join(place, "name")), home)
-    given = {key: value for key, value in part.items() if key != "name"}
-    options = checked(given, options_of(make), place)
+    make, options = _attention(part, home, place)
 
     def attention(site: Site) -> Attention:
         return make(site, **options)
 
     return attention
+
+
+def _attention(part: Mapping[str, Any], home: str, place: str) -> tuple[Callable[..., Attention], dict[str, Any]]:
+    if not isinstance(part, Mapping) or "name" not in part:
+        raise UserError(f"{place} needs a name, as in {{name: full}}.")
+    make = factory("attention", coerce(part["name"], str, join(place, "name")), home)
+    given = {key: value for key, value in part.items() if key != "name"}
+    return make, checked(given, options_of(make), place)
 
 
 def checked(values: Mapping[str, Any], known: Mapping[str, Option], place: str) -> dict[str, Any]:
@@ -100,10 +108,13 @@ def _network(kind: str, part: Part, recipe: Recipe) -> Any:
         torch.manual_seed(seed_of(recipe.train.seed, "init", kind))
         try:
             network = make(resolution=recipe.data.resolution, num_classes=recipe.data.condition, **options)
-        except UserError:
+        except (UserError, NotImplementedError):  # the latter: it cannot be built without memory
             raise
-        except ValueError as error:  # a component refuses a value, its own way
-            raise UserError(f"the {kind} {part.name} cannot be built: {error}") from error
+        except (ValueError, ArithmeticError, LookupError, RuntimeError, StopIteration, TypeError) as error:
+            if torch.empty(0).is_meta and not isinstance(error, ValueError):  # it may only need memory to be built
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__  # it refuses a value, its own way
+            raise UserError(f"the {kind} {part.name} cannot be built with these options: {reason}.") from error
     if kind == "generator":
         network.pixels = PIXELS[recipe.data.pixels]
     return network

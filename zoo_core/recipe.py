@@ -204,7 +204,9 @@ def check(raw: Mapping[str, Any], place: str = "the recipe") -> Recipe:
     """Turn a merged mapping into a Recipe."""
     if not isinstance(raw, Mapping):
         raise UserError(f"{place} is not a recipe: it must be a mapping of sections.")
-    plugin = catalog.plugin(coerce(raw.get("plugin", ""), str, "plugin"))
+    if "plugin" not in raw:
+        raise UserError("the recipe names no plugin.")
+    plugin = catalog.plugin(coerce(raw["plugin"], str, "plugin"))
     known = ("plugin", "generator", "discriminator", "loss", "data", "train", "evaluate", *plugin.sections)
     check_keys(raw, known, "")
     for name in ("generator", "data", "train"):
@@ -224,14 +226,14 @@ def check(raw: Mapping[str, Any], place: str = "the recipe") -> Recipe:
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain YAML values; `check(to_dict(r)) == r`."""
-    plain: dict[str, Any] = {"plugin": recipe.plugin}
+    content: dict[str, Any] = {"plugin": recipe.plugin}
     for name in (*PARTS, *recipe.sections):
         part = recipe.part(name)
         if part is not None:
-            plain[name] = {"name": part.name, **part.options}
+            content[name] = {"name": part.name, **part.options}
     for name in ("data", "train", "evaluate"):
-        plain[name] = dataclasses.asdict(getattr(recipe, name))
-    return _plain(plain)
+        content[name] = dataclasses.asdict(getattr(recipe, name))
+    return plain(content)
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -274,7 +276,7 @@ def _text(plugin: str, recipe: str, folder: Path) -> tuple[str, str, Path]:
     if f"{recipe}.yaml" not in shipped:
         known = [Path(name).stem for name in shipped]
         raise UserError(f'{plugin} has no recipe "{recipe}"{did_you_mean(recipe, known)}')
-    return shipped[f"{recipe}.yaml"].read_text(encoding="utf-8"), f"{plugin}:{recipe}", Path()
+    return read_text(shipped[f"{recipe}.yaml"]), f"{plugin}:{recipe}", Path()
 
 
 def _shipped(package: str) -> dict[str, Any]:
@@ -289,11 +291,18 @@ def _shipped(package: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `change` over `base`. A part with another name replaces the old one with all its options."""
+    """Lay `change` over `base`; null takes a key away.
+
+    A part with another name replaces the old one with all its options, but a loss keeps them: R1, its cadence and the
+    like are the stage's, whatever the loss is called.
+    """
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name") in (None, old.get("name")):
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        if value is None:
+            merged.pop(key, None)
+        elif both and (key == "loss" or value.get("name") in (None, old.get("name"))):
             merged[key] = merge(old, value)
         else:
             merged[key] = value
@@ -324,9 +333,10 @@ def _part(value: Any, place: str) -> Part:
     return Part(coerce(value["name"], str, join(place, "name")), options)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same in mappings and lists, as YAML reads them."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -7,8 +7,9 @@ So images are the same for every batch size, number of micro-batches, number of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,13 +23,17 @@ def seed_of(*key: object) -> int:
 class Rng:
     """Random draws, one row per image: `rng.normal(512)` is `[num, 512]`.
 
-    Numbers are drawn on the CPU and moved, so that every device sees the same ones.
+    Numbers are drawn on the CPU and moved, so that every device sees the same ones. Each row has a Philox of its own,
+    keyed by the whole seed, for torch's generators on the CPU look at 32 bits of it. numpy promises that a key gives
+    the same raw words for ever, and so that two seeds stay unrelated; it may change, from one release to another, the
+    way in which `Generator` makes numbers of these words, so images are the same again under the numpy that the run's
+    manifest names.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
-        self._generators: list[torch.Generator] | None = None
+        self._generators: list[np.random.Generator] | None = None
 
     @classmethod
     def of(cls, *key: object, rows: range, device: torch.device | str = "cpu") -> Rng:
@@ -49,20 +54,20 @@ class Rng:
         return Rng([seed_of(seed, name) for seed in self.seeds], self.device)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal `[num, *shape]`."""
-        return self._draw(lambda generator: torch.randn(shape, generator=generator))
+        """Standard normal float32 `[num, *shape]`."""
+        return self._draw(lambda generator: generator.standard_normal(shape, dtype=np.float32))
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform in [0, 1), `[num, *shape]`."""
-        return self._draw(lambda generator: torch.rand(shape, generator=generator))
+        """Uniform float32 in [0, 1), `[num, *shape]`."""
+        return self._draw(lambda generator: generator.random(shape, dtype=np.float32))
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Uniform int64 in [low, high), `[num, *shape]`."""
-        return self._draw(lambda generator: torch.randint(low, high, shape, generator=generator))
+        return self._draw(lambda generator: generator.integers(low, high, shape, dtype=np.int64))
 
-    def _draw(self, one) -> Tensor:
+    def _draw(self, one: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
         if self._generators is None:
-            self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+            self._generators = [np.random.Generator(np.random.Philox(key=seed)) for seed in self.seeds]
         if not self._generators:
             raise ValueError("an Rng of no rows cannot draw")
-        return torch.stack([one(generator) for generator in self._generators]).to(self.device)
+        return torch.from_numpy(np.stack([one(generator) for generator in self._generators])).to(self.device)

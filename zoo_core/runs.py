@@ -213,8 +213,9 @@ def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
     after = _flat(recipe.to_dict(new))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
+            there, here = before.get(key), after.get(key)
             raise UserError(
-                f"{folder} holds a run of another recipe: {key} is {before.get(key)} there and {after.get(key)} here. "
+                f"{folder} holds a run of another recipe: {key} is {there!r} there and {here!r} here. "
                 "Name another folder with --out, or repeat the first command to go on with that run."
             )
 

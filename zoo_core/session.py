@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,12 @@ class Outcome:
 def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[Recipe, ImageSet]:
     """Open the recipe's images; the recipe comes back with the class names written in."""
     data = recipe.data
-    with accelerator.main_process_first() if accelerator else nullcontext():
-        images = open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
+    def open_them(progress: bool) -> ImageSet:
+        return open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop, progress=progress)
+
+    if accelerator and accelerator.num_processes > 1:
+        on_main(accelerator, lambda: open_them(True))  # reads and names bad files once; the others find them cached
+    images = open_them(accelerator is None or accelerator.num_processes == 1)
     if data.labels and images.labels is None:
         raise UserError(
             f"the recipe trains with labels, but {images.name} has no class folders; "
@@ -144,6 +148,11 @@ def _run_stage(
     if found is not None:
         trainer.restore(found)
         journal.rewind(found.step)
+        if trainer.step > trainer.num_steps:
+            raise UserError(
+                f"{folder} has seen {trainer.step * trainer.batch:,} images already, more than the "
+                f"{trainer.total_images:,} asked for; give it at least as many, or name another folder with --out."
+            )
         if trainer.step < trainer.num_steps:
             say(f"Resuming from step {trainer.step} ({trainer.step * trainer.batch:,} images).")
             journal.event("resumed", step=trainer.step)

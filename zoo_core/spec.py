@@ -22,6 +22,9 @@ class Paper:
     arxiv: str = ""
     venue: str = ""
 
+    def __post_init__(self) -> None:
+        _check_strings(self, "title", "arxiv", "venue")
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -32,12 +35,15 @@ class Weights:
     sha256: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        _check_strings(self, "url", "license", "sha256", "note")
+
 
 @dataclass(frozen=True)
 class Plugin:
     """One paper, as data. References are `module:attribute` and are resolved only when used.
 
-    Raises ValueError when a name or a reference is not well formed.
+    Raises ValueError when a field is of another type, or a name or a reference is not well formed.
     """
 
     name: str
@@ -61,15 +67,26 @@ class Plugin:
     weights: Mapping[str, Weights] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_strings(self, "name", "summary", "stages", "recipes", "recipe", "convert")
         if not NAME.fullmatch(self.name):
             raise ValueError(f"plugin name {self.name!r} must be lower-case letters, digits, - and _")
+        if self.paper is not None and not isinstance(self.paper, Paper):
+            raise ValueError(f"paper must be a Paper or None, not {self.paper!r}")
+        if not isinstance(self.sections, tuple) or not all(isinstance(name, str) for name in self.sections):
+            raise ValueError(f"sections must be a tuple of strings, not {self.sections!r}")
         for kind in KINDS:
             table = self.components(kind)
+            _check_table(_FIELD[kind], table)
             for name, reference in table.items():
                 if not NAME.fullmatch(name):
                     raise ValueError(f"{kind} name {name!r} must be lower-case letters, digits, - and _")
                 _check_reference(f"{kind} {name!r}", reference)
             object.__setattr__(self, _FIELD[kind], MappingProxyType(dict(table)))
+        _check_table("weights", self.weights)
+        for name, weights in self.weights.items():
+            if not isinstance(weights, Weights):
+                raise ValueError(f"weights {name!r} must be a Weights, not {weights!r}")
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         for label in ("stages", "convert"):
             if getattr(self, label):
                 _check_reference(label, getattr(self, label))
@@ -80,6 +97,17 @@ class Plugin:
 
 
 _FIELD = {"generator": "generators", "discriminator": "discriminators", "attention": "attentions", "loss": "losses"}
+
+
+def _check_strings(owner: object, *fields: str) -> None:
+    for name in fields:
+        if not isinstance(getattr(owner, name), str):
+            raise ValueError(f"{type(owner).__name__}.{name} must be a string, not {getattr(owner, name)!r}")
+
+
+def _check_table(what: str, table: object) -> None:
+    if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table):
+        raise ValueError(f"{what} must be a mapping with names for keys, not {table!r}")
 
 
 def _check_reference(what: str, reference: str) -> None:

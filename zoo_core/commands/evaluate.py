@@ -44,7 +44,8 @@ def command(
     from zoo_core.extractors import open_extractor
 
     opened = runs.load(run)
-    open_extractor(extractor, extractor_weights)  # say at once when it cannot be had
+    seeing = open_extractor(extractor, extractor_weights, opened.device)  # say at once when it cannot be had
+    evaluation.read(opened.path)  # or that the figures could not be kept
     settings = opened.recipe.data
     images = open_images(
         data or settings.source or None, settings.resolution, filter=settings.filter, crop=settings.crop
@@ -53,12 +54,12 @@ def command(
         opened.generator,
         images,
         num=num,
-        extractor=extractor,
-        weights=extractor_weights,
+        extractor=seeing,
         metrics_wanted=metric or None,
         seed=seed,
         num_real=real,
         batch=batch,
+        reference=evaluation.reference_name(images, opened.path),
     )
     kept = evaluation.read(opened.path)
     entry = {"step": opened.step, "seed": seed, "data": images.describe(), **report.to_dict()}

@@ -15,7 +15,7 @@ import click
 @click.option("--truncation", type=float, help="Pull latents to their mean: 1 is off, 0 is all the mean.")
 @click.option("--grid", is_flag=True, help="Write the grid only, no single files.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: RUN/sampled/seed-SEED]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: RUN/sampled/step-STEP-seed-SEED...]")
 def command(
     run: Path, num: int, seed: int, label: str, truncation: float | None, grid: bool, batch: int, out: Path | None
 ) -> None:
@@ -30,7 +30,7 @@ def command(
     generator = opened.generator
     knobs = sampling.checked_knobs(generator, {} if truncation is None else {"truncation": truncation})
     chosen = _label(label, opened.recipe.data.classes, generator.num_classes)
-    folder = out or opened.path / "sampled" / (f"seed-{seed}" + (f"-label-{chosen}" if chosen is not None else ""))
+    folder = out or opened.path / "sampled" / _folder_name(opened.step, seed, chosen, truncation)
     shown = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,14 @@ def command(
     sheet = sampling.grid(torch.cat(shown)[:256])
     sampling.save_png(folder / "grid.png", sheet, sampling.enlargement(opened.recipe.data.resolution))
     click.echo(f"{folder / 'grid.png'}" + ("" if grid else f" and {num} images beside it"))
+
+
+def _folder_name(step: int, seed: int, label: int | None, truncation: float | None) -> str:
+    """A folder for each set of pictures, so that none are mixed."""
+    parts = [f"step-{step}", f"seed-{seed}"]
+    parts += [f"label-{label}"] if label is not None else []
+    parts += [f"truncation-{truncation:g}"] if truncation is not None else []
+    return "-".join(parts)
 
 
 def _label(text: str, classes: tuple[str, ...], num_classes: int) -> int | None:

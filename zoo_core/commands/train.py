@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--plugin", required=True, help="The paper to train; see `zoo list`.")
 @click.option("--recipe", default="", help="A recipe by name, or a YAML file. [default: the plugin's own]")
 @click.option("--data", default="", help="A folder (subfolders are classes) or a zip of images. [default: drawn]")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/PLUGIN-RECIPE]")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/PLUGIN-RECIPE-...]")
 @click.option("--attention", default="", help="Another attention for the generator, such as core/full.")
 @click.option("--discriminator", default="", help="Another discriminator.")
 @click.option("--loss", default="", help="Another adversarial loss.")
@@ -47,7 +48,7 @@ def command(
     changes += [(path, {"name": name}) for path, name in sugar.items() if name]
     changes += [recipes.parse_set(text) for text in settings]
     wanted = _placed(recipes.load(plugin, recipe, changes))
-    folder = out or Path("runs") / f"{plugin}-{Path(recipe).stem or _default_recipe(plugin)}"
+    folder = out or Path("runs") / _run_name(plugin, recipe, wanted.data.source, attention, discriminator, loss)
 
     from zoo_core import evaluation, session
 
@@ -55,9 +56,9 @@ def command(
     outcome = session.train(wanted, folder, trackers=tracker, say=click.echo, measure=measure)
     say = click.echo if outcome.main else lambda text: None
     if not outcome.finished:
-        say(f"Stopped and saved. To go on, repeat the command:\n  zoo {' '.join(map(_quote, sys.argv[1:]))}")
+        say(f"Stopped and saved. To go on, repeat the command:\n  {_zoo()} {shlex.join(sys.argv[1:])}")
         return 130
-    say(f"Done: {folder}/samples has the pictures. More: zoo sample {folder} --num 64")
+    say(f"Done: {folder}/samples has the pictures. More: {_zoo()} sample {folder} --num 64")
     return 0
 
 
@@ -74,7 +75,12 @@ def _default_recipe(plugin: str) -> str:
     return catalog.plugin(plugin).recipe
 
 
-def _quote(word: str) -> str:
-    import shlex
+def _run_name(plugin: str, recipe: str, source: str, *swapped: str) -> str:
+    """A folder for each different command: what was chosen, in its order."""
+    words = [plugin, Path(recipe).stem or _default_recipe(plugin), *swapped, Path(source).stem]
+    return "-".join(word.replace("/", "-") for word in words if word)
 
-    return shlex.quote(word)
+
+def _zoo() -> str:
+    """How this command line was started: a launcher says so."""
+    return os.environ.get("ZOO_COMMAND", "zoo")

@@ -145,7 +145,7 @@ def test_samples_are_images_that_do_not_depend_on_the_batch() -> None:
     assert whole.max() <= 1
     assert whole.std() > 0.01
     alone = network.sample(1, rng=Rng.of(7, rows=range(2, 3)))
-    torch.testing.assert_close(alone[0], whole[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone[0], whole[2], atol=1e-4, rtol=0)
 
 
 def test_truncation_goes_from_the_mean_image_to_the_free_one() -> None:
@@ -263,7 +263,7 @@ def test_official_constants_are_dropped_and_strangers_named() -> None:
         (partial(generator, num_classes=10), "unconditional"),
         (partial(generator, 48), "power of two"),
         (partial(generator, max_channels=12, min_heads=3), "even min_heads"),
-        (partial(generator, channels={64: 8}), "names side 64"),
+        (partial(generator, channels={48: 8}), "side 48"),
         (partial(generator, channels={32: 6}), "multiple of 4"),
         (partial(Discriminator, resolution=8), "at least 16"),
         (partial(Discriminator, resolution=16, num_classes=3), "unconditional"),

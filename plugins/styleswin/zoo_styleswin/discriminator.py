@@ -16,7 +16,7 @@ from zoo_core.layers import (
     scaled_leaky_relu,
 )
 from zoo_core.resample import downsample_fir, fir_kernel, haar, haar_filters, upfirdn2d
-from zoo_styleswin.channels import channel_table, check_resolution, check_unconditional
+from zoo_styleswin.channels import channel_table, check_positive, check_resolution, check_unconditional
 
 
 class Conv(nn.Module):
@@ -76,6 +76,7 @@ class Discriminator(interfaces.Discriminator):
         super().__init__()
         check_unconditional(num_classes)
         check_resolution(resolution, least=16)
+        check_positive(channel_multiplier=channel_multiplier, max_channels=max_channels, stddev_group=stddev_group)
         self.resolution = resolution
         self.stddev_group = stddev_group
         width = channel_table(resolution, channel_multiplier, max_channels, channels)

@@ -10,7 +10,7 @@ from zoo_core.interfaces import PIXELS, AttentionFactory, LatentGenerator, Site
 from zoo_core.rng import Rng
 from zoo_styleswin.attention import WindowAttention
 from zoo_styleswin.blocks import Block, Mapping, ToRgb, Upsample
-from zoo_styleswin.channels import channel_table, check_resolution, check_unconditional
+from zoo_styleswin.channels import channel_table, check_positive, check_resolution, check_unconditional
 
 
 class Level(nn.Module):
@@ -61,6 +61,15 @@ class Generator(LatentGenerator):
         super().__init__()
         check_unconditional(num_classes)
         check_resolution(resolution, least=8)
+        check_positive(
+            style_dim=style_dim,
+            mapping_lr=mapping_lr,
+            channel_multiplier=channel_multiplier,
+            max_channels=max_channels,
+            min_heads=min_heads,
+            mlp_ratio=mlp_ratio,
+            blocks_per_level=blocks_per_level,
+        )
         self.resolution = resolution
         self.latent_dim = style_dim
         attention = attention or self.default_attention
