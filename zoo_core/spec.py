@@ -28,7 +28,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Weights:
-    """An official checkpoint that `zoo import` understands."""
+    """Where an official checkpoint is to be found. Nothing reads it in yet."""
 
     url: str
     license: str
