@@ -30,19 +30,25 @@ class Parts:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build(recipe: Recipe, *, need_discriminator: bool = True) -> Parts:
+def build(recipe: Recipe) -> Parts:
     """Build a recipe's networks on torch's default device, each from an initial seed of its own.
 
     Raises UserError for an unknown component, an unknown option or a value that the component refuses.
     """
     discriminator = None
-    if recipe.discriminator is not None and need_discriminator:
+    if recipe.discriminator is not None:
         discriminator = _network("discriminator", recipe.discriminator, recipe)
     loss, loss_options = None, {}
     if recipe.loss is not None:
         loss = factory("loss", recipe.loss.name, recipe.plugin)
         loss_options = dict(recipe.loss.options)
     return Parts(_network("generator", recipe.generator, recipe), discriminator, loss, loss_options)
+
+
+def outline(recipe: Recipe) -> Parts:
+    """The same networks on `meta`: names and shapes, no memory."""
+    with torch.device("meta"):
+        return build(recipe)
 
 
 def factory(kind: str, name: str, home: str) -> Callable[..., Any]:

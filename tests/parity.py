@@ -1,0 +1,45 @@
+"""Golden numbers, recordings of the official models, and the table of how far ours are from them.
+
+The repository keeps a small set; ZOO_GOLDENS names the folder of all. `tools/parity.py` runs the tests that compare and
+writes docs/parity.md from the rows noted here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+SMALL_SET = Path(__file__).parent / "golden_numbers"
+FOLDER = Path(os.environ.get("ZOO_GOLDENS") or SMALL_SET)
+
+
+def golden(name: str) -> Path:
+    """The file or folder of that name, such as `hit/g_tiny32.npz`; skips the test where the set at hand lacks it."""
+    path = FOLDER / name
+    if not path.exists():
+        pytest.skip(f"{name} is not in the small set of golden numbers; ZOO_GOLDENS may name the folder of all")
+    return path
+
+
+def peak_error(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> float:
+    """The largest difference, relative to the largest magnitude of `theirs`; infinite where shapes differ."""
+    ours, theirs = (np.asarray(value.detach() if isinstance(value, Tensor) else value) for value in (ours, theirs))
+    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        return float("inf")
+    return float(np.abs(ours.astype(np.float64) - theirs).max() / max(float(np.abs(theirs).max()), 1e-30))
+
+
+def note(module: str, configuration: str, quantity: str, error: float, tolerance: float) -> None:
+    """Add a row to the table, and fail if the error is above the tolerance.
+
+    `module`: the paper and the part, "hit: generator"; `configuration`: the golden case; `quantity`: what was compared.
+    """
+    if rows := os.environ.get("ZOO_PARITY_ROWS"):
+        with open(rows, "a") as file:  # one short write a row: several workers append to it
+            file.write(json.dumps([module, configuration, quantity, error, tolerance]) + "\n")
+    assert error <= tolerance, f"{module}, {configuration}, {quantity}: {error:.1e}, allowed {tolerance:.0e}"
