@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import keyword
 import sys
 
 import click
@@ -11,11 +12,11 @@ import click
 from zoo_core import __version__
 from zoo_core.errors import UserError, did_you_mean
 
-COMMANDS = ("train", "sample", "evaluate", "list", "show", "plugins")
+COMMANDS = ("train", "sample", "evaluate", "attend", "bench", "import", "list", "show", "plugins")
 
 
 class Commands(click.Group):
-    """Finds `zoo NAME` in `zoo_core.commands.NAME`."""
+    """Finds `zoo NAME` in `zoo_core.commands.NAME`, or `NAME_` where Python keeps the word for itself."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -23,7 +24,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"zoo_core.commands.{name}").command
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        return importlib.import_module(f"zoo_core.commands.{module}").command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -84,10 +84,10 @@ class Attention(nn.Module, ABC):
     def weights(self, x: Tensor, queries: Tensor, context: Tensor | None = None) -> Tensor:
         """Where each head looks from some points, for pictures; optional.
 
-        `queries [Q, 2]` int64: row and column on the grid of `x`. Answers `[B, N, Q, h, w]` over the grid of keys, which
-        lies over the whole map (`h w` is `H W`, or less where keys are pooled), or `[B, N, Q, L]` over the `context`
-        tokens. They are what `forward` weighs its values with: not negative, summing to 1 over the keys. Moves no
-        running state. Raises NotImplementedError where a module has no such weights.
+        `queries [Q, 2]` int64: row and column on the grid of `x`. Answers `[B, N, Q, h, w]` over the grid of keys,
+        which lies over the whole map (`h w` is `H W`, or less where keys are pooled), or `[B, N, Q, L]` over the
+        `context` tokens. They are what `forward` weighs its values with: not negative, summing to 1 over the keys.
+        Moves no running state. Raises NotImplementedError where a module has no such weights.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say where it looks")
 

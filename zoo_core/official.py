@@ -1,9 +1,9 @@
 """What a plugin's `convert` answers: an official checkpoint in our own names.
 
-A plugin names `convert="zoo_paper.convert:official"`, a function `(content, recipe) -> Imported`. `content` is the file
-as it was read: for `.npz` and `.safetensors` a flat mapping of names to tensors, for `.pt` whatever plain containers
-were saved. `recipe` is the one the user chose. The function touches no file and needs no network: where it must know our
-own names and shapes it builds `parts.outline(recipe)`, on `meta`.
+A plugin names `convert="zoo_paper.convert:official"`, a function `(content, recipe) -> Imported`. `content` is the
+file as it was read: for `.npz` and `.safetensors` a flat mapping of names to tensors, for `.pt` whatever plain
+containers were saved. `recipe` is the one the user chose. The function touches no file and needs no network: where it
+must know our own names and shapes it builds `parts.outline(recipe)`, on `meta`.
 """
 
 from __future__ import annotations

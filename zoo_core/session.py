@@ -45,6 +45,7 @@ class Outcome:
 def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[Recipe, ImageSet]:
     """Open the recipe's images; the recipe comes back with the class names written in."""
     data = recipe.data
+
     def open_them(progress: bool) -> ImageSet:
         return open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop, progress=progress)
 
