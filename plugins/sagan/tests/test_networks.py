@@ -41,7 +41,7 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("norm", ["tables", "projected"])
+@pytest.mark.parametrize("norm", ["tables", "tables-torch", "projected"])
 @pytest.mark.parametrize(
     ("resolution", "num_classes", "attention", "of_generator", "of_discriminator"),
     [

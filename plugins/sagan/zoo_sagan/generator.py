@@ -54,8 +54,9 @@ class Generator(LatentGenerator):
     `attention`, None for this paper's; `attention_resolution`, the side of the grid that it works on (0: none;
     the image's side or more: half of it); `attention_heads`, offered to a foreign attention (0: one per 32 channels);
     `latent_dim`; `channels`, the width of the last block;
-    `norm`, "tables" (official) or "projected" (StudioGAN); `norm_decay`, of the moving statistics, 0 for the
-    published ones, which at 0.999 and 0.9999 need runs of tens of thousands of steps;
+    `norm`, "tables" (official), "tables-torch" (the same with torch's default decay and epsilon) or "projected"
+    (StudioGAN); `norm_decay`, of the moving statistics, 0 for the published ones, of which the official 0.999 and
+    0.9999 need runs of tens of thousands of steps;
     `spectral_norm`, "official", "torch" or "none" (see `zoo_sagan.spectral`); `spectral_epsilon`;
     `init`, "xavier" (official) or "orthogonal" (StudioGAN). Raises UserError for an option out of range.
     """

@@ -25,6 +25,7 @@ class Statistics:
 OFFICIAL_BLOCK = Statistics(decay=0.999, epsilon=1e-5, unbiased=False)
 OFFICIAL_LAST = Statistics(decay=0.9999, epsilon=1.001e-5, unbiased=True)  # TF's fused kernel: cuDNN's least epsilon
 STUDIO = Statistics(decay=0.9, epsilon=1e-4, unbiased=True)  # PyTorch-StudioGAN
+TORCH = Statistics(decay=0.9, epsilon=1e-5, unbiased=True)  # torch's defaults
 
 
 class BatchNorm(nn.Module):
@@ -117,6 +118,7 @@ class Norms:
 
 NORMS = {
     "tables": Norms(TableBatchNorm, OFFICIAL_BLOCK, OFFICIAL_LAST),
+    "tables-torch": Norms(TableBatchNorm, TORCH, TORCH),
     "projected": Norms(ProjectedBatchNorm, STUDIO, STUDIO),
 }
 
