@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,12 @@ def golden(name: str) -> Path:
     return path
 
 
+def normal(name: str, shape: Sequence[int]) -> np.ndarray:
+    """The float32 normal numbers of that name, from which the goldens' rules make weights and inputs."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+    return generator.standard_normal(tuple(shape) or (1,)).astype(np.float32).reshape(tuple(shape))
+
+
 def peak_error(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> float:
     """The largest difference, relative to the largest magnitude of `theirs`; infinite where shapes differ."""
     ours, theirs = (np.asarray(value.detach() if isinstance(value, Tensor) else value) for value in (ours, theirs))
@@ -34,12 +42,16 @@ def peak_error(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max() / max(float(np.abs(theirs).max()), 1e-30))
 
 
-def note(module: str, configuration: str, quantity: str, error: float, tolerance: float) -> None:
-    """Add a row to the table, and fail if the error is above the tolerance.
+def note(
+    module: str, configuration: str, quantity: str, error: float, tolerance: float, *, count: int = 1, why: str = ""
+) -> None:
+    """Add to the table's row of this module, configuration and quantity; fail if the error is above the tolerance.
 
     `module`: the paper and the part, "hit: generator"; `configuration`: the golden case; `quantity`: what was compared.
+    Of all that is noted for a row the table shows the largest error, and the sum of `count`, the arrays (or figures)
+    compared. `why`: the reason for a tolerance above those of all, which becomes a footnote.
     """
     if rows := os.environ.get("ZOO_PARITY_ROWS"):
         with open(rows, "a") as file:  # one short write a row: several workers append to it
-            file.write(json.dumps([module, configuration, quantity, error, tolerance]) + "\n")
+            file.write(json.dumps([module, configuration, quantity, error, tolerance, count, why]) + "\n")
     assert error <= tolerance, f"{module}, {configuration}, {quantity}: {error:.1e}, allowed {tolerance:.0e}"

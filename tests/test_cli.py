@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import fakes
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
+from calls import call
 from conftest import Zoo
 from PIL import Image
-
-from zoo_core import cli
 
 SMALL = [
     "--no-measure",
@@ -29,28 +22,6 @@ SMALL = [
     *("--set", "generator.channels=4", "--set", "discriminator.channels=4"),
 ]
 TRAIN = ["train", "--plugin", "sagan", *SMALL]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(folder: Path, arguments: Sequence[str]) -> Answer:
-    """`zoo ARGUMENTS` in this process, which has torch already. An exception that would be a traceback gets out."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    out, err = io.StringIO(), io.StringIO()
-    with chdir(folder), redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["zoo", *arguments]):
-        try:
-            cli.main()
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Answer(code, out.getvalue(), err.getvalue())
 
 
 # --- answers without torch ---
@@ -73,6 +44,7 @@ LIGHT = {
     "plugins": 0,
     "plugins --json": 0,
     "show sagan": 0,
+    "import --help": 0,
     "train --help": 0,
     "sample --help": 0,
     "evaluate --help": 0,

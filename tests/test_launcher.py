@@ -267,3 +267,11 @@ def test_test_runs_pytest_in_the_checkout_from_anywhere(ready: dict[str, str], t
     assert arguments == ["-m", "pytest", "-n", "2", "-k", "golden"]
     inside = subprocess.run(command, env=ready, cwd=ROOT / "tests", capture_output=True, text=True)
     assert inside.stdout.splitlines()[0] == str(ROOT / "tests")
+
+
+def test_test_isolated_hands_over_to_its_own_program(ready: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "tools" / "test", "--isolated", "sagan", "-k", "golden"]
+    run = subprocess.run(command, env=ready, cwd=tmp_path, capture_output=True, text=True)
+    folder, _, threads, *arguments = run.stdout.splitlines()
+    assert (folder, threads) == (str(ROOT), "1")
+    assert arguments == [str(ROOT / "tools" / "isolated.py"), "sagan", "-k", "golden"]

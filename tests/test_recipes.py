@@ -118,6 +118,27 @@ def sagan(generator: int, discriminator: int, **more: object) -> Published:
     return Published(parameters=(generator, discriminator), **usual | more)
 
 
+def hit(generator: int, discriminator: int, side: int, steps: int, rate: float, consistency: float) -> Published:
+    return Published(
+        parameters=(generator, discriminator),
+        steps=steps,
+        batch=256,
+        phases="simultaneous",
+        rates=(rate, rate),
+        betas=((0, 0.99), (0, 0.99)),
+        data={
+            "resolution": side,
+            "pixels": "symmetric",
+            "filter": "bicubic",
+            "crop": "none" if consistency else "center",
+            "mirror": True,
+            "labels": False,
+        },
+        loss={"r1": 20, "r1_every": 1, "consistency_real": consistency, "consistency_fake": consistency},
+        average=0.999,
+    )
+
+
 PUBLISHED = {
     ("sagan", "imagenet128"): sagan(42_078_852, 39_463_618, steps=2_000_000),
     # Values of C/8 in place of C/2: 3/4 C^2 fewer parameters in each attention.
@@ -158,6 +179,11 @@ PUBLISHED = {
     ("stylenat", "church256"): style(
         48_922_352, 256, 1_000_000, 64, r1=5, consistency=10, mirror=True, crop="center", decay_from=775_000
     ),
+    ("hit", "imagenet128"): hit(32_866_627, 23_880_833, 128, 1_000_000, 1e-4, consistency=0),
+    ("hit", "celebahq256"): hit(46_217_670, 28_862_593, 256, 250_000, 5e-5, consistency=10),
+    ("hit", "ffhq256"): hit(46_217_670, 28_862_593, 256, 500_000, 5e-5, consistency=10),
+    # Only the generator is known; how it is trained is our guess.
+    ("hit", "ffhq1024"): hit(88_216_300, 29_008_673, 1024, 500_000, 5e-5, consistency=10),
 }
 
 

@@ -291,7 +291,7 @@ def test_running_statistics_move_by_the_mean_of_the_micro_batches(tmp_path):
         batch = trainer._load(phase, index)
         alone(alone.latent(batch.rng.fork("z")))
         expected.append(alone.norm)
-    trainer._run_phase(phase)
+    trainer.run_phase(phase)
     for name in ("running_mean", "running_var"):
         mean = sum(getattr(norm, name) for norm in expected) / 2
         assert torch.allclose(getattr(generator.norm, name), mean, rtol=1e-6)

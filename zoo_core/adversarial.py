@@ -46,6 +46,15 @@ class Terms:
         check_policy((*self.augment, *self.consistency_augment))
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Images and what the discriminator said of them."""
+
+    image: Tensor
+    label: Tensor | None
+    logits: Tensor
+
+
 class Game:
     """A generator against a discriminator: the phases and what else a stage needs."""
 
@@ -72,46 +81,90 @@ class Game:
 
     def discriminator_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The loss on fakes and reals, with bCR when the recipe asks for it."""
-        terms = self.terms
         with torch.no_grad():
-            fake, fake_label = self.fake(batch.rng, batch.label is not None)
-        with self.discriminator.on_fakes():
-            fake_logits = self.judge(fake, fake_label, batch.rng.fork("augment fake"))
-        real_logits = self.judge(batch.image, batch.label, batch.rng.fork("augment real"))
-        total = self.loss.discriminator(real_logits, fake_logits)
-        clock.record("discriminator", total)
-        clock.record("logits_real", real_logits)
-        clock.record("logits_fake", fake_logits)
-        if terms.consistency_fake:
-            changed = augment(fake, batch.rng.fork("consistency fake"), terms.consistency_augment)
-            with self.discriminator.on_fakes():
-                term = consistency(fake_logits, self.discriminator(changed, fake_label))
-            clock.record("consistency_fake", term)
-            total = total + terms.consistency_fake * term
-        if terms.consistency_real:
-            changed = augment(batch.image, batch.rng.fork("consistency real"), terms.consistency_augment)
-            term = consistency(real_logits, self.discriminator(changed, batch.label))
-            clock.record("consistency_real", term)
-            total = total + terms.consistency_real * term
-        return {"discriminator": total}
+            image, label = self.fake(batch.rng, batch.label is not None)
+        fake = self._judge_fake(image, label, batch.rng)
+        return {"discriminator": self._tell_apart(fake, self._judge_real(batch), batch.rng, clock)}
 
     def r1_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Lazy R1 on the step's real images, without augmentation."""
-        penalty = r1_penalty(lambda image: self.discriminator(image, batch.label), batch.image)
-        clock.record("r1", penalty)
-        return {"discriminator": 0.5 * self.terms.r1 * self.terms.r1_every * penalty}
+        return {"discriminator": self._r1(batch, clock)[0]}
 
     def generator_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The generator's loss on fresh fakes."""
-        fake, label = self.fake(batch.rng, batch.label is not None)
+        image, label = self.fake(batch.rng, batch.label is not None)
+        return {"generator": self._convince(self._judge_fake(image, label, batch.rng), clock)}
+
+    def simultaneous_loss(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """Both networks' losses at the same parameters, from one pass of the fakes; R1 is added in its steps.
+
+        The trainer takes of each loss its own network's gradient, so neither moves the other network.
+        """
+        image, label = self.fake(batch.rng, batch.label is not None)
+        fake = self._judge_fake(image, label, batch.rng)
+        generator = self._convince(fake, clock)
+        penalty, real = 0.0, None
+        if self.terms.r1 and clock.step % self.terms.r1_every == 0:
+            penalty, real = self._r1(batch, clock)
+        if real is None or self.terms.augment:  # R1's images are not augmented
+            real = self._judge_real(batch)
+        return {"generator": generator, "discriminator": self._tell_apart(fake, real, batch.rng, clock) + penalty}
+
+    def _judge_real(self, batch: Batch) -> Judged:
+        return Judged(batch.image, batch.label, self.judge(batch.image, batch.label, batch.rng.fork("augment real")))
+
+    def _judge_fake(self, image: Tensor, label: Tensor | None, rng: Rng) -> Judged:
         with self.discriminator.on_fakes():
-            total = self.loss.generator(self.judge(fake, label, batch.rng.fork("augment fake")))
+            return Judged(image, label, self.judge(image, label, rng.fork("augment fake")))
+
+    def _convince(self, fake: Judged, clock: Clock) -> Tensor:
+        """The generator's loss."""
+        total = self.loss.generator(fake.logits)
         clock.record("generator", total)
-        return {"generator": total}
+        return total
+
+    def _tell_apart(self, fake: Judged, real: Judged, rng: Rng, clock: Clock) -> Tensor:
+        """The discriminator's loss, and bCR, which judges the images once more."""
+        terms = self.terms
+        total = self.loss.discriminator(real.logits, fake.logits)
+        clock.record("discriminator", total)
+        clock.record("logits_real", real.logits)
+        clock.record("logits_fake", fake.logits)
+        if terms.consistency_fake:
+            changed = augment(fake.image.detach(), rng.fork("consistency fake"), terms.consistency_augment)
+            with self.discriminator.on_fakes():
+                term = consistency(fake.logits, self.discriminator(changed, fake.label))
+            clock.record("consistency_fake", term)
+            total = total + terms.consistency_fake * term
+        if terms.consistency_real:
+            changed = augment(real.image, rng.fork("consistency real"), terms.consistency_augment)
+            term = consistency(real.logits, self.discriminator(changed, real.label))
+            clock.record("consistency_real", term)
+            total = total + terms.consistency_real * term
+        return total
+
+    def _r1(self, batch: Batch, clock: Clock) -> tuple[Tensor, Judged]:
+        """R1 with its weight, and the judgement that it differentiated, which need not be made again."""
+        logits: list[Tensor] = []
+
+        def judge(image: Tensor) -> Tensor:
+            logits.append(self.discriminator(image, batch.label))
+            return logits[0]
+
+        penalty = r1_penalty(judge, batch.image)
+        clock.record("r1", penalty)
+        weighted = 0.5 * self.terms.r1 * self.terms.r1_every * penalty
+        return weighted, Judged(batch.image, batch.label, logits[0])
 
     def phases(self, order: Sequence[str] = ("discriminator", "r1", "generator")) -> tuple[Phase, ...]:
-        """The phases that the recipe switches on, in the paper's order."""
+        """The phases that the recipe switches on, in the paper's order.
+
+        "simultaneous" stands for all three: one step of both networks from the same parameters.
+        Raises UserError for what a simultaneous step cannot do.
+        """
         clip = {name: spec.clip_norm for name, spec in self.recipe.train.optimizers.items()}
+        if "simultaneous" in order:
+            self._check_simultaneous(clip)
         known = {
             "discriminator": Phase(
                 "discriminator", ("discriminator",), self.discriminator_loss, clip_norm=clip.get("discriminator", 0.0)
@@ -124,8 +177,22 @@ class Game:
                 every=self.terms.generator_every,
                 clip_norm=clip.get("generator", 0.0),
             ),
+            "simultaneous": Phase(
+                "simultaneous",
+                ("generator", "discriminator"),
+                self.simultaneous_loss,
+                clip_norm=clip.get("generator", 0.0),
+            ),
         }
         return tuple(known[name] for name in order if name != "r1" or self.terms.r1)
+
+    def _check_simultaneous(self, clip: dict[str, float]) -> None:
+        if self.terms.generator_every > 1:
+            raise UserError(f"{self.recipe.plugin} trains both networks in one step; loss.generator_every must be 1.")
+        if len(set(clip.values())) > 1:
+            raise UserError(
+                f"{self.recipe.plugin} trains both networks in one step; give both optimizers the same clip_norm."
+            )
 
     def averages(self) -> tuple[Average, ...]:
         """The moving averages that the recipe asks for."""

@@ -47,6 +47,14 @@ class FullAttention(Attention):
         weights = torch.softmax((q_BNLD * self.head_dim**-0.5) @ k_BNLD.mT, dim=-1)
         return self.proj((weights @ v_BNLD).transpose(1, 2).reshape(B, H, W, C))
 
+    def weights(self, x: Tensor, queries: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[B, N, Q, H, W]` over the map, or `[B, N, Q, L]` over the context."""
+        source = x.flatten(1, 2) if context is None else context
+        q_BNQD = self._split(self.query(x[:, queries[:, 0], queries[:, 1]]))
+        k_BNLD = self._split(self.key_value(source).chunk(2, dim=-1)[0])
+        weights = torch.softmax((q_BNQD * self.head_dim**-0.5) @ k_BNLD.mT, dim=-1)
+        return weights.unflatten(-1, x.shape[1:3]) if context is None else weights
+
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
@@ -62,3 +70,9 @@ class NoAttention(Attention):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.proj(x)
+
+    def weights(self, x: Tensor, queries: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[B, 1, Q, H, W]`: each token sees itself alone."""
+        weights = x.new_zeros(len(x), 1, len(queries), *x.shape[1:3])
+        weights[:, :, torch.arange(len(queries), device=x.device), queries[:, 0], queries[:, 1]] = 1
+        return weights

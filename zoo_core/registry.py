@@ -26,8 +26,9 @@ class Entry:
     """The paper's title."""
     summary: str
     """One line."""
-    status: Literal["planned", "working", "verified"]
-    """`planned`: no package yet. `working`: trains and samples. `verified`: also agrees with the official code."""
+    status: Literal["planned", "partial", "working", "verified"]
+    """`planned`: no package yet. `partial`: components only. `working`: trains and samples. `verified`: also agrees
+    with the official code in every published configuration."""
     arxiv: str = ""
     """The paper's arXiv number, such as "1805.08318"; text, because YAML would read it as a number."""
 

@@ -1,5 +1,7 @@
 """Resampling by fixed filters, written as depthwise convolutions: fast on every device and twice differentiable.
 
+The plain formulation of each is its definition: insert zeros, pad, filter each channel by itself, drop samples.
+
 Images are `[B, C, H, W]`.
 """
 
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pad
+
+from zoo_core.formulation import is_plain
 
 BINOMIAL = (1.0, 3.0, 3.0, 1.0)
 """The usual anti-aliasing filter; a stretched 1-2-1."""
@@ -30,6 +34,8 @@ def upfirdn2d(image: Tensor, kernel: Tensor, up: int = 1, down: int = 1, padding
     `up - 1` zeros follow each sample, also the last; `padding` is (before, after), negative to crop; the filter is a
     true convolution (the kernel is flipped). A side of n becomes `(n * up + before + after - k) // down + 1`.
     """
+    if is_plain():
+        return _plain_upfirdn2d(image, kernel, up, down, padding)
     channels = image.shape[1]
     weight = kernel.expand(channels, 1, *kernel.shape)
     before, after = padding
@@ -47,6 +53,14 @@ def upfirdn2d(image: Tensor, kernel: Tensor, up: int = 1, down: int = 1, padding
     if any(rest):
         full = pad(full, rest)
     return full if down == 1 else full[:, :, ::down, ::down]
+
+
+def _plain_upfirdn2d(image: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[int, int]) -> Tensor:
+    batch, channels, height, width = image.shape
+    x = image.reshape(batch * channels, 1, height, 1, width, 1)
+    x = pad(x, (0, up - 1, 0, 0, 0, up - 1)).view(batch * channels, 1, height * up, width * up)
+    x = conv2d(pad(x, padding * 2), kernel.flip(0, 1)[None, None])
+    return x.view(batch, channels, *x.shape[2:])[:, :, ::down, ::down]
 
 
 def upsample_fir(image: Tensor, kernel: Tensor) -> Tensor:
@@ -73,6 +87,8 @@ def haar(image: Tensor, filters: Tensor) -> Tensor:
 
     `filters` is `haar_filters()`, kept by the caller as a constant buffer. A true convolution: they are flipped.
     """
+    if is_plain():
+        return torch.cat([upfirdn2d(image, band, down=2) for band in filters], 1)
     channels = image.shape[1]
     bands = conv2d(image, _haar_weight(filters, channels), stride=2, groups=channels)
     return bands.unflatten(1, (channels, 4)).transpose(1, 2).flatten(1, 2)
@@ -80,6 +96,9 @@ def haar(image: Tensor, filters: Tensor) -> Tensor:
 
 def inverse_haar(bands: Tensor, filters: Tensor) -> Tensor:
     """The inverse of `haar`, which is its transpose: `[B, 4C, H, W]` -> `[B, C, 2H, 2W]`."""
+    if is_plain():
+        pairs = zip(bands.chunk(4, 1), filters.flip(1, 2), strict=True)  # the transpose turns the filters round
+        return sum(upfirdn2d(band, filter, up=2, padding=(1, 0)) for band, filter in pairs)
     channels = bands.shape[1] // 4
     bands = bands.unflatten(1, (4, channels)).transpose(1, 2).flatten(1, 2)
     return conv_transpose2d(bands, _haar_weight(filters, channels), stride=2, groups=channels)

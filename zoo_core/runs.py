@@ -28,9 +28,12 @@ from zoo_core.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+MANIFEST = "manifest.json"
+IMPORTED = "imported"
+"""The manifest's section on the file that a run was made from, if it was imported."""
 LOCK = ".lock"
 _LOCK_FILES = (LOCK, f".{RECIPE}.tmp")
-_FIRST_FILES = (*_LOCK_FILES, RECIPE, "manifest.json", "metrics.jsonl", "evaluation.json")
+_FIRST_FILES = (*_LOCK_FILES, RECIPE, MANIFEST, "metrics.jsonl", "evaluation.json")
 """What a session writes before its first step."""
 FREE_TO_CHANGE = ("images", "checkpoint_images", "sample_images", "log_images", "keep")
 """Fields of `train` that a resumed run may be given anew; `images` only where no schedule depends on it."""
@@ -109,7 +112,11 @@ def prepare(folder: Path, wanted: Recipe) -> bool:
     Raises UserError for a run of another recipe, naming the first difference.
     """
     if (folder / RECIPE).exists():
-        _check_same(read_recipe(folder), wanted, folder)
+        before = read_recipe(folder)
+        if IMPORTED in (kept := read_manifest(folder)) and "data" not in kept:  # no images belong to it yet
+            data = dataclasses.replace(before.data, source=wanted.data.source, classes=wanted.data.classes)
+            before = before.replace(data=data)
+        _check_same(before, wanted, folder)
         new = False
     else:
         new = True
@@ -190,27 +197,37 @@ def manifest(wanted: Recipe, data: Mapping[str, Any], num_processes: int) -> dic
     }
 
 
-def keep_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `manifest.json` where there is none yet. Raises UserError when there is one, of other images."""
-    path = folder / "manifest.json"
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `manifest.json` says; nothing where there is none, or none that can be read."""
     try:
-        before = json.loads(path.read_text())["data"]
-        if before["content"] == content["data"]["content"]:
-            return
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none that can be read
-        write_text(path, json.dumps(content, indent=1))
-        return
-    raise UserError(
-        f"the images in {before.get('name')} are not the ones that {folder} was trained on so far; "
-        "name another folder with --out, or put the images back."
-    )
+        found = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the manifest where there is none yet; one of an import is kept within it.
+
+    Raises UserError when there is one, of other images.
+    """
+    found = read_manifest(folder)
+    before = found.get("data")
+    if not isinstance(before, dict) or "content" not in before:
+        origin = {IMPORTED: found[IMPORTED]} if IMPORTED in found else {}
+        write_text(folder / MANIFEST, json.dumps({**content, **origin}, indent=1))
+    elif before["content"] != content["data"]["content"]:
+        raise UserError(
+            f"the images in {before.get('name')} are not the ones that {folder} was trained on so far; "
+            "name another folder with --out, or put the images back."
+        )
 
 
 def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
     free = [name for name in FREE_TO_CHANGE if not (name == "images" and new.train.decay_from_images)]
     adopted = dataclasses.replace(old.train, **{name: getattr(new.train, name) for name in free})
-    before = _flat(recipe.to_dict(old.replace(train=adopted)))
-    after = _flat(recipe.to_dict(new))
+    before = flat(recipe.to_dict(old.replace(train=adopted)))
+    after = flat(recipe.to_dict(new))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             there, here = before.get(key), after.get(key)
@@ -220,10 +237,11 @@ def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
             )
 
 
-def _flat(values: Any, place: str = "") -> dict[str, Any]:
+def flat(values: Any, place: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted path."""
     if not isinstance(values, dict):
         return {place: values}
-    parts = (_flat(value, f"{place}.{name}".strip(".")) for name, value in values.items())
+    parts = (flat(value, f"{place}.{name}".strip(".")) for name, value in values.items())
     return {key: item for part in parts for key, item in part.items()}
 
 

@@ -93,6 +93,29 @@ def checked_knobs(generator: Generator, knobs: dict[str, Any]) -> dict[str, Any]
     return {name: coerce(value, known[name].kind, name) for name, value in knobs.items()}
 
 
+def class_number(text: str, classes: tuple[str, ...], num_classes: int) -> int | None:
+    """The number of the class that is named, or numbered; None for none. Raises UserError for one that is not there."""
+    if not text:
+        return None
+    if not num_classes:
+        raise UserError("this generator is unconditional; leave --label out.")
+    if text in classes:
+        return classes.index(text)
+    if text.isdecimal() and int(text) < num_classes:
+        return int(text)
+    if text.lstrip("-").isdecimal():
+        raise UserError(f"there is no class {text}; there are 0 to {num_classes - 1}.")
+    raise UserError(f'there is no class "{text}"{did_you_mean(text, classes)}')
+
+
+def name_of(step: int, seed: int, label: int | None, truncation: float | None) -> str:
+    """A name for each set of pictures, so that none are mixed."""
+    parts = [f"step-{step}", f"seed-{seed}"]
+    parts += [f"label-{label}"] if label is not None else []
+    parts += [f"truncation-{truncation:g}"] if truncation is not None else []
+    return "-".join(parts)
+
+
 def _labels(generator: Generator, rows: range, label: int | None, by_turns: bool) -> Tensor | None:
     classes = generator.num_classes
     if label is not None:

@@ -28,7 +28,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where an official checkpoint is to be found. Nothing reads it in yet."""
+    """Where an official checkpoint is to be found; `zoo import` reads it in."""
 
     url: str
     license: str
@@ -63,7 +63,7 @@ class Plugin:
     sections: tuple[str, ...] = ()
     """Names of further top-level parts that this plugin's recipes may have."""
     convert: str = ""
-    """`official checkpoint -> our state dicts`."""
+    """`(content, recipe) -> Imported`: an official checkpoint in our names, see `zoo_core.official`."""
     weights: Mapping[str, Weights] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -131,7 +131,7 @@ class Trainer:
         trained: set[str] = set()
         for phase in self.stage.phases:
             if phase.due(self.step):
-                numbers |= self._run_phase(phase)
+                numbers |= self.run_phase(phase)
                 trained |= set(phase.trains)
         for moving in self.stage.averages:
             if moving.of in trained:
@@ -146,7 +146,8 @@ class Trainer:
         before = (step for step in range(self.step - 1, -1, -1) if any(phase.due(step) for phase in phases))
         return self.step - next(before, self.step - 1)
 
-    def _run_phase(self, phase: Phase) -> dict[str, float]:
+    def run_phase(self, phase: Phase) -> dict[str, float]:
+        """Run one phase of this step; what it measured, by name. Raises Diverged."""
         networks = {name: self.stage.networks[name] for name in phase.trains}
         num_micro = self.share // self.micro
         running = RunningState(self.stage.networks.values(), num_micro, self.accelerator)

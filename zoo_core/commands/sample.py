@@ -29,8 +29,8 @@ def command(
     opened = runs.load(run)
     generator = opened.generator
     knobs = sampling.checked_knobs(generator, {} if truncation is None else {"truncation": truncation})
-    chosen = _label(label, opened.recipe.data.classes, generator.num_classes)
-    folder = out or opened.path / "sampled" / _folder_name(opened.step, seed, chosen, truncation)
+    chosen = sampling.class_number(label, opened.recipe.data.classes, generator.num_classes)
+    folder = out or opened.path / "sampled" / sampling.name_of(opened.step, seed, chosen, truncation)
     shown = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,28 +48,3 @@ def command(
     sheet = sampling.grid(torch.cat(shown)[:256])
     sampling.save_png(folder / "grid.png", sheet, sampling.enlargement(opened.recipe.data.resolution))
     click.echo(f"{folder / 'grid.png'}" + ("" if grid else f" and {num} images beside it"))
-
-
-def _folder_name(step: int, seed: int, label: int | None, truncation: float | None) -> str:
-    """A folder for each set of pictures, so that none are mixed."""
-    parts = [f"step-{step}", f"seed-{seed}"]
-    parts += [f"label-{label}"] if label is not None else []
-    parts += [f"truncation-{truncation:g}"] if truncation is not None else []
-    return "-".join(parts)
-
-
-def _label(text: str, classes: tuple[str, ...], num_classes: int) -> int | None:
-    """The number of the class that is named, or numbered; None for none."""
-    from zoo_core.errors import UserError, did_you_mean
-
-    if not text:
-        return None
-    if not num_classes:
-        raise UserError("this generator is unconditional; leave --label out.")
-    if text in classes:
-        return classes.index(text)
-    if text.isdecimal() and int(text) < num_classes:
-        return int(text)
-    if text.lstrip("-").isdecimal():
-        raise UserError(f"there is no class {text}; there are 0 to {num_classes - 1}.")
-    raise UserError(f'there is no class "{text}"{did_you_mean(text, classes)}')

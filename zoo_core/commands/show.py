@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from zoo_core.recipe import Recipe
 
 
 @click.command("show")
@@ -10,9 +17,12 @@ import click
 @click.option("--recipe", default="", help="A recipe by name or file: the resolved recipe, the phases, the sizes.")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Any value of the recipe; repeatable.")
 def command(name: str, recipe: str, settings: tuple[str, ...]) -> None:
-    """A plugin's paper, components and recipes; with --recipe, all that the recipe decides."""
+    """A plugin's paper, components and recipes; with --recipe, all that the recipe decides. Or, by its folder, a run:
+    where it came from, how far it is, its recipe."""
     if recipe or settings:
         _show_recipe(name, recipe, settings)
+    elif os.sep in name or (Path(name) / "recipe.yaml").is_file():
+        _show_run(name)
     else:
         _show_plugin(name)
 
@@ -38,14 +48,36 @@ def _show_plugin(name: str) -> None:
         click.echo(f"weights: {title}: {weights.url} ({weights.license}) {weights.note}".rstrip())
 
 
-def _show_recipe(name: str, given: str, settings: tuple[str, ...]) -> None:
-    import torch
+def _show_run(folder: str) -> None:
+    from zoo_core import runs
 
-    from zoo_core import parts, recipe, session
+    opened = runs.load(folder, "cpu")
+    manifest = runs.read_manifest(opened.path)
+    click.echo(f"{opened.path}: {opened.recipe.plugin}, {opened.step:,} steps of {opened.recipe.train.batch} images")
+    if source := manifest.get(runs.IMPORTED):
+        click.echo(f"imported: {source['file']}, {source['bytes']:,} bytes, sha256 {source['sha256']}")
+        click.echo(f"held: {', '.join(source['networks'])}")
+    if data := manifest.get("data"):
+        click.echo(f"trained on: {data.get('name')}")
+    click.echo(f"started: {manifest.get('started', 'unknown')}\n")
+    _print_recipe(opened.recipe)
+
+
+def _show_recipe(name: str, given: str, settings: tuple[str, ...]) -> None:
+    from zoo_core import recipe, session
 
     wanted = recipe.load(name, given, [recipe.parse_set(text) for text in settings])
     if wanted.data.labels and not wanted.data.condition:
         wanted, _ = session.open_data(wanted)
+    _print_recipe(wanted)
+
+
+def _print_recipe(wanted: Recipe) -> None:
+    """The resolved recipe, the phases and the sizes."""
+    import torch
+
+    from zoo_core import parts, recipe, session
+
     wanted = parts.complete(wanted)
     with torch.device("meta"):
         stages = session.build_stages(wanted, parts.build(wanted))

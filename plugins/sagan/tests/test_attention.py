@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo_core.interfaces import Site
 from zoo_sagan.attention import AttentionBlock, NonLocalAttention
@@ -39,9 +42,38 @@ def test_non_local_attention_takes_any_grid_and_width(dim, height, width):
     mixer = NonLocalAttention(Site(dim=dim, heads=1, resolution=height))
     x = torch.randn(2, height, width, dim)
     assert mixer(x).shape == x.shape
-    weights = mixer.weights(x)
-    assert weights.shape == (2, height * width, -(-height // 2) * -(-width // 2))
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, height * width))
+    weights = mixer.weights(x, all_places(height, width))
+    assert weights.shape == (2, 1, height * width, -(-height // 2), -(-width // 2))
+    torch.testing.assert_close(weights.sum((-1, -2)), torch.ones(2, 1, height * width))
+
+
+def all_places(height: int, width: int) -> Tensor:
+    return torch.cartesian_prod(torch.arange(height), torch.arange(width))
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("norm", ["official", "torch", "none"])
+def test_weights_reproduce_the_output_and_move_no_u(pooled, norm):
+    mixer = NonLocalAttention(Site(dim=8, heads=1, resolution=5), pooled=pooled, spectral_norm=norm)
+    x = torch.randn(2, 5, 6, 8)
+    for training in (True, False):
+        mixer.train(training)
+        before = copy.deepcopy(mixer.state_dict())
+        weights = mixer.weights(x, all_places(5, 6))  # of the forward that comes next
+        assert all(torch.equal(before[name], value) for name, value in mixer.state_dict().items())
+        heard = {}
+        hooks = [
+            mixer.g.register_forward_hook(lambda layer, inputs, values, heard=heard: heard.update(values=values)),
+            mixer.output.register_forward_pre_hook(lambda layer, inputs, heard=heard: heard.update(mixed=inputs[0])),
+        ]
+        mixer(x)
+        for hook in hooks:
+            hook.remove()
+        values = heard["values"]
+        if pooled:
+            values = F.max_pool2d(values.permute(0, 3, 1, 2), 2, ceil_mode=True).permute(0, 2, 3, 1)
+        mixed = torch.einsum("bnqyx,byxe->bqe", weights, values)
+        torch.testing.assert_close(mixed, heard["mixed"], rtol=0, atol=1e-5)  # what the output layer takes
 
 
 def test_non_local_attention_can_be_differentiated_twice():

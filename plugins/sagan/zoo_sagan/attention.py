@@ -5,6 +5,9 @@ Shapes: B batch, H W grid, C channels, Q = H W queries, K keys (Q / 4 when poole
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,19 +58,36 @@ class NonLocalAttention(Attention):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`x [B, H, W, C]` -> `[B, H, W, C]`; without residual and gain, which are the host's."""
         x = x.contiguous()  # one copy here instead of one in each linear layer
-        o_BQE = self.weights(x) @ self._keys(self.g(x))  # Eq. 2
+        theta_BQD = self.theta(x).flatten(1, 2)
+        phi_BKD = self._pool(self.phi(x)).flatten(1, 2)
+        beta_BQK = torch.softmax(theta_BQD @ phi_BKD.transpose(1, 2), dim=-1)  # Eq. 1
+        o_BQE = beta_BQK @ self._pool(self.g(x)).flatten(1, 2)  # Eq. 2
         return self.output(o_BQE).view_as(x)
 
-    def weights(self, x: Tensor) -> Tensor:
-        """The attention map `[B, Q, K]` of `x [B, H, W, C]`: rows are queries and sum to 1; both run y, then x."""
-        theta_BQD = self.theta(x).flatten(1, 2)
-        phi_BKD = self._keys(self.phi(x))
-        return torch.softmax(theta_BQD @ phi_BKD.transpose(1, 2), dim=-1)  # Eq. 1
+    def weights(self, x: Tensor, queries: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[B, 1, Q, h, w]` over the pooled map: Eq. 1 for these queries."""
+        with _unmoved(self.theta, self.phi):
+            theta_BQD = self.theta(x)[:, queries[:, 0], queries[:, 1]]
+            phi_BhwD = self._pool(self.phi(x))
+        weights = torch.softmax(theta_BQD @ phi_BhwD.flatten(1, 2).transpose(1, 2), dim=-1)
+        return weights.unflatten(-1, phi_BhwD.shape[1:3]).unsqueeze(1)
 
-    def _keys(self, x: Tensor) -> Tensor:
+    def _pool(self, x: Tensor) -> Tensor:
         if self.pooled:
             x = F.max_pool2d(x.permute(0, 3, 1, 2), 2, ceil_mode=True).permute(0, 2, 3, 1)
-        return x.flatten(1, 2)
+        return x
+
+
+@contextmanager
+def _unmoved(*layers: nn.Module) -> Iterator[None]:
+    """Inside, the layers compute as in any forward; afterwards their power iterations stand where they stood."""
+    buffers = [buffer for layer in layers for buffer in layer.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
 
 class AttentionBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""The official TensorFlow variables and our state dicts: one table of names and layouts, checked strictly.
+"""The official TensorFlow variables and our state dicts: one table of names and layouts.
 
 TF names are taken with or without the `model/` in front. The table covers the official network at 128 px and, by the
 same rule, our other sizes; it knows the official layers only (`norm="tables"`, `spectral_norm="official"`, this
@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core import parts
 from zoo_core.errors import UserError
+from zoo_core.official import Imported, tensors
+from zoo_core.recipe import Recipe
 
 PREFIX = "model/"
 
@@ -121,31 +125,60 @@ def official_name(ours: str, network: nn.Module) -> tuple[str, Layout]:
     return theirs.format(int(number[0]) + 1), layout
 
 
-def load_official(network: nn.Module, variables: Mapping[str, object]) -> None:
-    """Fill a generator or discriminator from TF variables (arrays or tensors by name).
+def official(content: Mapping[str, Any], recipe: Recipe) -> Imported:
+    """A checkpoint's variables by their TF names; optimizer state and counters are passed over.
 
-    Optimiser state and the other network's variables are passed over. Raises UserError when a variable is missing,
-    left over or of another shape; the network is then unchanged.
+    Raises UserError when none of them is of this paper.
     """
-    found = {name.removeprefix(PREFIX): array for name, array in variables.items()}
-    state = network.state_dict()
-    filled: dict[str, Tensor] = {}
-    used = set()
-    for ours, tensor in state.items():
-        theirs, layout = official_name(ours, network)
-        if theirs not in found:
-            raise UserError(f"the checkpoint has no {PREFIX}{theirs}, which this network needs")
-        value = torch.as_tensor(found[theirs], dtype=tensor.dtype)
-        expected = layout.to_theirs(tensor).shape
-        if value.shape != expected:
-            raise UserError(f"{PREFIX}{theirs} has shape {tuple(value.shape)}, this network needs {tuple(expected)}")
-        filled[ours] = layout.to_ours(value)
-        used.add(theirs)
-    letter = next(iter(used))[:2]  # "g_" or "d_"
-    left = sorted(name for name in found if name.startswith(letter) and name not in used and not _is_state(name))
-    if left:
-        raise UserError(f"{len(left)} variables of the checkpoint fit nothing in this network, first {PREFIX}{left[0]}")
-    network.load_state_dict(filled)
+    variables = tensors(content, "it")
+    own = parts.outline(recipe)
+    networks = {"generator": own.generator, "discriminator": own.discriminator}
+    networks = {name: network for name, network in networks.items() if network is not None}
+    names = {name: _names(network) for name, network in networks.items()}
+    if not {name.removeprefix(PREFIX) for name in variables} & {
+        name for table in names.values() for name in table.values()
+    }:
+        raise UserError(f'it holds no variable of SAGAN, such as "{PREFIX}g_snh0/Matrix".')
+    found = {}
+    for name, letter in (("generator", "g"), ("discriminator", "d")):
+        mine = {key: value for key, value in variables.items() if _is_of(letter, key)}
+        if mine:
+            found[name] = from_official(mine, networks[name]) if name in networks else mine
+    with_prefix = {name: {ours: PREFIX + theirs for ours, theirs in table.items()} for name, table in names.items()}
+    return Imported(found, names=with_prefix)
+
+
+def from_official(variables: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """TF variables of one network -> our state dict, without optimizer state and counters.
+
+    One that the network has no place for keeps its name, one of another shape its layout, so that they do not load.
+    """
+    places = {theirs: ours for ours, theirs in _names(network).items()}
+    own = network.state_dict()
+    found: dict[str, Tensor] = {}
+    for name, value in variables.items():
+        theirs = name.removeprefix(PREFIX)
+        if _NOT_WEIGHTS.match(theirs):
+            continue
+        ours = places.get(theirs, name)
+        if ours in own:
+            layout = official_name(ours, network)[1]
+            if value.shape == layout.to_theirs(own[ours]).shape:
+                value = layout.to_ours(value)
+            elif value.shape == own[ours].shape:
+                ours = name  # somebody has transposed it, or it only looks right
+        if ours in found:
+            raise UserError(f"it holds {theirs} twice, with {PREFIX} in front and without.")
+        found[ours] = value
+    return found
+
+
+def load_official(network: nn.Module, variables: Mapping[str, object]) -> None:
+    """Fill a generator or discriminator from a checkpoint's variables (arrays or tensors by name), the other network's
+    among them. Strict: torch's RuntimeError lists what is missing, left over or of another shape."""
+    letter = "g" if hasattr(network, "to_rgb") else "d"
+    mine = {name: torch.as_tensor(value) for name, value in variables.items() if _is_of(letter, name)}
+    network.load_state_dict(from_official(mine, network))
 
 
 def official_values(network: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -157,5 +190,11 @@ def official_values(network: nn.Module, tensors: Mapping[str, Tensor] | None = N
     return values
 
 
-def _is_state(name: str) -> bool:
-    return _NOT_WEIGHTS.match(name) is not None
+def _names(network: nn.Module) -> dict[str, str]:
+    """Our names -> TF's, without `model/`. Raises UserError for what the official networks do not have."""
+    return {ours: official_name(ours, network)[0] for ours in network.state_dict()}
+
+
+def _is_of(letter: str, name: str) -> bool:
+    """Whether a variable belongs to the network of that letter; what belongs to neither is put to the generator."""
+    return name.removeprefix(PREFIX).startswith("d_") == (letter == "d")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo_core.errors import UserError
+from zoo_core.formulation import is_plain
 from zoo_core.interfaces import AttentionFactory
 from zoo_core.interfaces import Discriminator as Base
 from zoo_sagan.attention import attention_block, place_attention
@@ -50,6 +51,8 @@ class DiscriminatorBlock(nn.Module):
             return h + self.shortcut(x)
         # The official code averages before the 1x1 convolution in its first block and after it in the others; both
         # give the same numbers, and before is a quarter of the work.
+        if is_plain() and not self.first:
+            return F.avg_pool2d(h, 2) + F.avg_pool2d(self.shortcut(x), 2)
         return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo_core.errors import UserError
+from zoo_core.formulation import is_plain
 from zoo_core.interfaces import AttentionFactory, LatentGenerator
 from zoo_sagan.attention import attention_block, place_attention
 from zoo_sagan.norm import Norms, norms
@@ -42,7 +43,7 @@ class GeneratorBlock(nn.Module):
         h = self.conv1(_double(F.relu(self.norm1(x, label))))
         h = self.conv2(F.relu(self.norm2(h, label)))
         # The official code repeats pixels before its 1x1 convolution; after it is the same at a quarter of the work.
-        return h + _double(self.shortcut(x))
+        return h + (self.shortcut(_double(x)) if is_plain() else _double(self.shortcut(x)))
 
 
 class Generator(LatentGenerator):

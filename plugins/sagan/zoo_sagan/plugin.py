@@ -18,5 +18,6 @@ def zoo_plugin(register) -> None:
             losses={"hinge": "zoo_core.losses:Hinge"},
             stages="zoo_sagan.stages:build",
             recipes="zoo_sagan.recipes",
+            convert="zoo_sagan.convert:official",
         )
     )

@@ -148,3 +148,25 @@ def test_full_attention_refuses_a_map_of_another_size() -> None:
     module = hydra(Site(dim=16, heads=4, resolution=4))
     with pytest.raises(UserError, match="built for 4 px"):
         module(torch.zeros(1, 5, 4, 16))
+
+
+@pytest.mark.parametrize(
+    ("resolution", "kernel", "dilations"), [(4, 7, (1,)), (16, 3, (1, 2, 4)), (16, (5, 3), (1, 5)), (15, 7, (2,))]
+)
+def test_weights_times_values_through_the_projection_are_the_output(resolution, kernel, dilations) -> None:
+    module = lively(
+        hydra(Site(dim=20, heads=5, resolution=resolution), kernel=kernel, dilations={resolution: dilations})
+    )
+    x = torch.randn(2, resolution, resolution, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    side = torch.arange(resolution)
+    weights = module.weights(x, torch.cartesian_prod(side, side))  # [B, N, Q, H, W]
+    values = module.qkv(x).unflatten(-1, (3, 5, 4))[..., 2, :, :]  # [B, H, W, N, D]
+    mixed = torch.einsum("bnqyx,byxnd->bqnd", weights, values).reshape(x.shape)
+    torch.testing.assert_close(module.proj(mixed), module(x), rtol=1e-8, atol=1e-8)
+
+
+def test_each_group_of_heads_looks_at_its_own_neighbourhood() -> None:
+    module = hydra(Site(dim=8, heads=2, resolution=16), kernel=3, dilations={16: (1, 4)})
+    near, far = module.weights(torch.randn(1, 16, 16, 8), torch.tensor([[0, 6]]))[0, :, 0] > 0
+    assert near.nonzero().tolist() == [[row, column] for row in (0, 1, 2) for column in (5, 6, 7)]
+    assert far.nonzero().tolist() == [[row, column] for row in (0, 4, 8) for column in (2, 6, 10)]

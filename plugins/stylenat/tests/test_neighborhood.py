@@ -1,13 +1,7 @@
-"""The operator against a slow float64 reference, written from the definition, and against recorded official values."""
+"""The operator against a slow float64 reference, written from the definition; what it promises and refuses."""
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -151,34 +145,6 @@ def test_the_meta_device_gives_shapes() -> None:
     q = torch.empty(2, 16, 24, 3, 4, device="meta")
     for backend in BACKENDS:
         assert neighborhood_attention(q, q, q, kernel=5, dilation=2, backend=backend).shape == q.shape
-
-
-def normal(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The goldens' fill rule: a function of name and shape."""
-    draws = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape)
-    return torch.from_numpy(draws.astype(np.float32))
-
-
-@pytest.mark.skipif("ZOO_GOLDENS" not in os.environ, reason="ZOO_GOLDENS does not name the folder of golden data")
-@pytest.mark.parametrize("backend", ["plain", "tiles", "fused", "stream"])
-def test_golden_values_and_gradients(backend: str) -> None:
-    folder = Path(os.environ["ZOO_GOLDENS"]) / "stylenat" / "na2d_ops"
-    cases = json.loads((folder / "meta.json").read_text())["cases"]
-    with np.load(folder / "data.npz") as data:
-        for case in cases:
-            i, kernel = case["i"], case["kernel"]
-            shape = (case["B"], case["heads"], case["H"], case["W"], case["head_dim"])
-            q, k, v, go = (normal(f"na2d:{i}:{name}", shape).permute(0, 2, 3, 1, 4) for name in ("q", "k", "v", "go"))
-            rpb = normal(f"na2d:{i}:rpb", (case["heads"], 2 * kernel - 1, 2 * kernel - 1))
-            inputs = [x.requires_grad_() for x in (q, k, v, rpb)]
-            out = neighborhood_attention(*inputs, kernel=kernel, dilation=case["dilation"], scale=1.0, backend=backend)
-            grads = torch.autograd.grad((out * go).sum(), inputs)
-            names = ("out", "grad_q", "grad_k", "grad_v", "grad_rpb")
-            for name, value in zip(names, (out, *grads), strict=True):
-                value = value if name == "grad_rpb" else value.permute(0, 3, 1, 2, 4)
-                want = torch.from_numpy(data[f"{i}/{name}"])
-                error = (value - want).abs().max() / want.abs().max()
-                assert error < 1e-5, f"case {i}, {name}: {error:.1e}"
 
 
 @pytest.mark.parametrize("dilation", [1, 2])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import goldens
 import pytest
+import style_checks
 import torch
 from goldens import Case
 from torch import Tensor
@@ -18,7 +18,7 @@ from zoo_stylenat.attention import hydra
 from zoo_stylenat.generator import Generator
 from zoo_styleswin.convert import GENERATOR_WITHOUT_ATTENTION, from_official, to_official
 
-pytestmark = goldens.needed
+pytestmark = pytest.mark.parity
 
 
 def build(case: Case, attention: AttentionFactory) -> Generator:
@@ -45,7 +45,7 @@ def test_generator_gives_the_official_image_activations_and_gradients(name: str)
     generator.load_state_dict(convert.generator_from_official(case.weights("g"), generator.state_dict()))
     to_current_or_legacy = partial(convert.generator_to_official, legacy=ctor["legacy"])
     in_attention = {"attn": "attention", "attn.qkv": "attention.qkv"}
-    goldens.check_generator(case, generator, in_attention, to_current_or_legacy)
+    style_checks.check_generator(case, generator, in_attention, to_current_or_legacy)
 
 
 def jumbled(site: Site) -> FullAttention:
@@ -88,8 +88,8 @@ def test_generator_with_the_cores_full_attention_gives_the_official_transformer_
             found[key.replace("query", "qkv")] = torch.cat(parts)
         return found
 
-    goldens.check_generator(case, generator, {"attn": "attention"}, joined)
+    style_checks.check_generator(case, generator, {"attn": "attention"}, joined)
 
 
 def test_discriminator_gives_the_official_logits_activations_and_r1() -> None:
-    goldens.check_discriminator(Case("stylenat/d_s32_sn"))
+    style_checks.check_discriminator(Case("stylenat/d_s32_sn"))

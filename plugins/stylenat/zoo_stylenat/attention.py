@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from zoo_core.attention import check_heads
 from zoo_core.errors import UserError
+from zoo_core.formulation import is_plain
 from zoo_core.interfaces import Attention, Site
-from zoo_stylenat.neighborhood import neighborhood_attention
+from zoo_stylenat.neighborhood import neighborhood_attention, neighborhood_weights
 from zoo_styleswin.blocks import plain_linear
 
 
@@ -73,7 +74,13 @@ class _Projected(Attention):
     def _mix(self, qkv: Tensor, bias: Tensor, kernel: int, dilation: int) -> Tensor:
         """`[B, H, W, 3, N, D]` -> `[B, H, W, N, D]`."""
         q, k, v = qkv.unbind(3)
-        return neighborhood_attention(q, k, v, bias, kernel=kernel, dilation=dilation, backend=self.backend)
+        backend = "plain" if is_plain() else self.backend
+        return neighborhood_attention(q, k, v, bias, kernel=kernel, dilation=dilation, backend=backend)
+
+    def _look(self, queries: Tensor, qkv: Tensor, bias: Tensor, kernel: int, dilation: int) -> Tensor:
+        """`[B, H, W, 3, N, D]` -> `[B, N, Q, H, W]`."""
+        q, k, _ = qkv.unbind(3)
+        return neighborhood_weights(q, k, bias, queries, kernel=kernel, dilation=dilation)
 
 
 class HydraAttention(_Projected):
@@ -108,6 +115,11 @@ class HydraAttention(_Projected):
         groups = zip(self._project(x).split(self.groups, dim=4), self.rpb, self.kernels, self.dilations, strict=True)
         return self.proj(torch.cat([self._mix(*group) for group in groups], dim=3).flatten(3))
 
+    def weights(self, x: Tensor, queries: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[B, N, Q, H, W]`, zero outside a query's neighbourhood; `context` is not used."""
+        groups = zip(self._project(x).split(self.groups, dim=4), self.rpb, self.kernels, self.dilations, strict=True)
+        return torch.cat([self._look(queries, *group) for group in groups], dim=1)
+
     def extra_repr(self) -> str:
         return f"heads={self.groups}, kernels={self.kernels}, dilations={self.dilations}"
 
@@ -129,7 +141,22 @@ class FullBiasAttention(_Projected):
         """`[B, r, r, C]` -> `[B, r, r, C]`; `context` is not used."""
         if x.shape[1:3] != (self.resolution, self.resolution):
             raise UserError(f"this attention was built for {self.resolution} px; it cannot mix {list(x.shape[1:3])}.")
-        return self.proj(self._mix(self._project(x), self.rpb, self.resolution, 1).flatten(3))
+        qkv = self._project(x)
+        mixed = self._plain(qkv) if is_plain() else self._mix(qkv, self.rpb, self.resolution, 1)
+        return self.proj(mixed.flatten(3))
+
+    def weights(self, x: Tensor, queries: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[B, N, Q, r, r]`; `context` is not used."""
+        return self._look(queries, self._project(x), self.rpb, self.resolution, 1)
+
+    def _plain(self, qkv: Tensor) -> Tensor:
+        """The textbook form: `[B, r, r, 3, N, D]` -> `[B, r, r, N, D]`."""
+        q, k, v = qkv.flatten(1, 2).permute(2, 0, 3, 1, 4)  # [B, N, L, D]
+        side = torch.arange(self.resolution, device=qkv.device)
+        offset = side - side[:, None] + self.resolution - 1  # [query, key]: the key's position minus the query's
+        bias = self.rpb[:, offset[:, None, :, None], offset[None, :, None, :]].flatten(3).flatten(1, 2)  # [N, L, L]
+        weights = ((q * self.head_dim**-0.5) @ k.transpose(-2, -1) + bias).softmax(-1)
+        return (weights @ v).transpose(1, 2).unflatten(1, (self.resolution, self.resolution))
 
 
 def _check_groups(

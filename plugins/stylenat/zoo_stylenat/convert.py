@@ -3,17 +3,24 @@
 The discriminator is StyleSwin's, and so is its table: `zoo_styleswin.convert.discriminator_table`.
 The published files have an older layout: biases are always two halves of the heads, `rpb0` and `rpb1`. Where our
 attention has one group, its bias is the two end to end: both halves have its kernel and dilation.
+A container of either layout may hold the configuration under `args`, which is then used.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo_styleswin.convert import GENERATOR_WITHOUT_ATTENTION, Table, from_official, to_official
+from zoo_core import parts
+from zoo_core.errors import UserError
+from zoo_core.official import Imported
+from zoo_core.recipe import Recipe
+from zoo_stylenat.configuration import settings
+from zoo_styleswin.convert import GENERATOR_WITHOUT_ATTENTION, Table, from_official, networks, renamed, to_official
 
 
 def _generator(bias: str) -> Table:
@@ -31,25 +38,40 @@ GENERATOR_LEGACY: Table = (*GENERATOR_WITHOUT_ATTENTION, *_generator("rpb{group}
 _LEGACY_BIAS = re.compile(r"\.rpb\d+$")
 
 
-def generator_from_official(state: Mapping[str, Tensor], ours: Container[str]) -> dict[str, Tensor]:
-    """Official tensors of either layout -> ours; `ours` holds the names in the generator that will load them.
+def official(content: Mapping[str, Any], recipe: Recipe) -> Imported:
+    """A published file (`g`, `g_ema`, `d`, `args`) or one of the current code (those three under `state_dicts`)."""
+    changes = settings(content.get("args"), recipe)
+    if changes:
+        return Imported(settings=changes)  # the recipe's networks are of other sizes than the file's
+    state_dicts = content.get("state_dicts", content)
+    if not isinstance(state_dicts, Mapping):
+        raise UserError(f"its state_dicts is a {type(state_dicts).__name__}, not a mapping.")
+    own = parts.outline(recipe)
+    ours = own.generator.state_dict()
+    legacy = any(_LEGACY_BIAS.search(str(name)) for name in state_dicts.get("g_ema") or state_dicts.get("g") or ())
+    table = GENERATOR_LEGACY if legacy else GENERATOR
+    names = renamed(ours, [(own_name, theirs) for theirs, own_name in table])
+    return networks(state_dicts, own, lambda state: generator_from_official(state, ours), names)
 
-    Raises UserError for a tensor that the table lacks.
-    """
+
+def generator_from_official(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official tensors of either layout -> ours; `ours` is the state dict of the generator that will load them."""
     if not any(_LEGACY_BIAS.search(name) for name in state):
-        return from_official(state, GENERATOR)
-    renamed = from_official(state, GENERATOR_LEGACY)
-    for first, second in _halves(renamed):
-        if second in renamed and second not in ours:
-            renamed[first] = torch.cat([renamed[first], renamed.pop(second)])
-    return renamed
+        return from_official(state, GENERATOR, ours)
+    names, joined = renamed(state, GENERATOR_LEGACY), dict(state)
+    for second in [name for name in state if name.endswith(".rpb1") and names[name] not in ours]:
+        first = f"{second[:-1]}0"
+        if first in state and _fit(state[first], state[second], ours.get(names[first])):
+            joined[first] = torch.cat([state[first], joined.pop(second)])
+    return from_official(joined, GENERATOR_LEGACY, ours)
+
+
+def _fit(first: Tensor, second: Tensor, whole: Tensor | None) -> bool:
+    return whole is not None and 2 * first.numel() == whole.numel() and first.shape == second.shape
 
 
 def generator_to_official(state: Mapping[str, Tensor], *, legacy: bool = False) -> dict[str, Tensor]:
-    """Our tensors -> official ones, in the current layout or the published files'.
-
-    Raises UserError for a tensor that the table lacks.
-    """
+    """Our tensors -> official ones, in the current layout or the published files'."""
     if not legacy:
         return to_official(state, GENERATOR)
     halved = dict(state)

@@ -156,6 +156,27 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel: int, di
     return torch.einsum("byxhs,byxshd->byxhd", scores.softmax(dim=-1).to(values.dtype), values)
 
 
+def neighborhood_weights(
+    q: Tensor, k: Tensor, bias: Tensor | None, queries: Tensor, *, kernel: int, dilation: int = 1
+) -> Tensor:
+    """What `neighborhood_attention` weighs its values with, for some queries; zero outside their neighbourhoods.
+
+    `q, k [B, H, W, h, D]`, `queries [Q, 2]` row and column -> `[B, h, Q, H, W]`.
+    """
+    (rows, row_bias), (columns, column_bias) = (_neighbours(size, kernel, dilation, q.device) for size in q.shape[1:3])
+    rows, row_bias = (part[queries[:, 0], :, None] for part in (rows, row_bias))  # [Q, kernel, 1]
+    columns, column_bias = (part[queries[:, 1], None, :] for part in (columns, column_bias))  # [Q, 1, kernel]
+    query = q[:, queries[:, 0], queries[:, 1]] * q.shape[-1] ** -0.5  # [B, Q, h, D]
+    scores = torch.einsum("bqhd,bqyxhd->bhqyx", query, k[:, rows, columns])
+    if bias is not None:
+        scores = scores + bias[:, row_bias, column_bias]
+    near = scores.flatten(3).softmax(-1).view_as(scores)
+    weights = near.new_zeros(*near.shape[:3], *q.shape[1:3])
+    number = torch.arange(len(queries), device=q.device)[:, None, None]
+    weights[:, :, number, rows, columns] = near
+    return weights
+
+
 def _neighbours(size: int, kernel: int, dilation: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """`[size, kernel]` on one axis: each query's neighbours, and the rows of the bias that they meet."""
     query = torch.arange(size, device=device)

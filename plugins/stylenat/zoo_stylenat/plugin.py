@@ -16,6 +16,7 @@ def zoo_plugin(register) -> None:
             attentions={"hydra": "zoo_stylenat.attention:hydra"},
             stages="zoo_stylenat.stages:build",
             recipes="zoo_stylenat.recipes",
+            convert="zoo_stylenat.convert:official",
             weights={
                 name: Weights("https://github.com/SHI-Labs/StyleNAT", "MIT", note="linked from the repository's README")
                 for name in ("ffhq256", "ffhq1024")

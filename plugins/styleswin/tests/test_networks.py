@@ -253,8 +253,11 @@ def test_official_constants_are_dropped_and_strangers_named() -> None:
         "style.3.bias": torch.zeros(8),
     }
     assert list(convert.from_official(official, convert.GENERATOR)) == ["mapping.layers.2.bias"]
-    with pytest.raises(UserError, match="layers.0.mystery"):
-        convert.from_official({"layers.0.mystery": torch.zeros(1)}, convert.GENERATOR)
+    assert list(convert.from_official({"layers.0.mystery": torch.zeros(1)}, convert.GENERATOR)) == ["layers.0.mystery"]
+    own = {"constant": torch.zeros(1)}
+    assert list(convert.from_official(own, convert.GENERATOR, own)) == ["constant (not an official name)"]
+    with pytest.raises(UserError, match="input.input.* under two names"):
+        convert.from_official({"input.input": torch.zeros(1), "constant": torch.zeros(1)}, convert.GENERATOR)
 
 
 @pytest.mark.parametrize(

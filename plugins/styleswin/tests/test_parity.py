@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import goldens
 import pytest
+import style_checks
 import torch
 from goldens import Case, drawn
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from zoo_styleswin import convert
 from zoo_styleswin.attention import WindowAttention
 from zoo_styleswin.generator import Generator
 
-pytestmark = goldens.needed
+pytestmark = pytest.mark.parity
 
 
 def build_generator(case: Case) -> Generator:
@@ -72,7 +72,7 @@ def test_generator_gives_the_official_image_activations_and_gradients(name: str)
     keep_windows(generator, taken)
     in_attention = {"qkv": "attention.qkv", "proj": "attention.proj"}
     to_official = partial(convert.to_official, table=convert.GENERATOR)
-    goldens.check_generator(case, generator, in_attention, to_official, taken=taken)
+    style_checks.check_generator(case, generator, in_attention, to_official, taken=taken)
 
 
 def test_truncation_pulls_w_towards_its_mean() -> None:
@@ -80,19 +80,19 @@ def test_truncation_pulls_w_towards_its_mean() -> None:
     generator = build_generator(case)
     with torch.no_grad():
         w = generator.style(case.array("in/z"))
-        case.check("out/latent", w)
-        case.check("out/image", generator.draw(w))
+        case.check("truncation", "w", "out/latent", w)
+        case.check("generator", "image", "out/image", generator.draw(w))
         latents = drawn("z:mean_latent", (256, 64))
         mean = generator.style(latents).mean(0, keepdim=True)
-        case.check("in/mean_latent", mean)
+        case.check("truncation", "mean w", "in/mean_latent", mean)
         truncated = generator.truncate(w, case.meta["psi"], mean)
-        case.check("out/latent_trunc", truncated)
-        case.check("out/image_trunc", generator.draw(truncated))
+        case.check("truncation", "truncated w", "out/latent_trunc", truncated)
+        case.check("truncation", "image", "out/image_trunc", generator.draw(truncated))
 
 
 @pytest.mark.parametrize("name", ["d_s32_sn", "d_s64_eq"])
 def test_discriminator_gives_the_official_logits_activations_and_r1(name: str) -> None:
-    goldens.check_discriminator(Case(f"styleswin/{name}"))
+    style_checks.check_discriminator(Case(f"styleswin/{name}"))
 
 
 def test_resampling_gives_the_official_numbers() -> None:
@@ -101,23 +101,25 @@ def test_resampling_gives_the_official_numbers() -> None:
         result = upfirdn2d(
             case.array("in/x"), case.array("in/k"), options["up"], options["down"], tuple(options["pad"])
         )
-        case.check(f"upfirdn/{number}", result)
+        case.check("FIR resampling", "zero-insert, filter, drop", f"upfirdn/{number}", result)
     even = case.array("in/xe")
-    case.check("haar", haar(even, haar_filters()))
-    case.check("up", upsample_fir(even, fir_kernel(gain=4)))
-    case.check("down", downsample_fir(even, fir_kernel()))
-    case.check("ihaar_of_12", inverse_haar(drawn("op:x12", (2, 12, 4, 6)), haar_filters()))
+    case.check("wavelet transform", "forward", "haar", haar(even, haar_filters()))
+    case.check("FIR resampling", "up", "up", upsample_fir(even, fir_kernel(gain=4)))
+    case.check("FIR resampling", "down", "down", downsample_fir(even, fir_kernel()))
+    case.check(
+        "wavelet transform", "inverse", "ihaar_of_12", inverse_haar(drawn("op:x12", (2, 12, 4, 6)), haar_filters())
+    )
 
 
 def test_activation_norm_and_positions_give_the_official_numbers() -> None:
     case = Case("styleswin/ops")
-    case.check("lrelu", scaled_leaky_relu(case.array("in/x"), drawn("op:b", (3,))))
-    case.check("pixelnorm", pixel_norm(drawn("op:z", (4, 16))))
+    case.check("scaled leaky ReLU", "output", "lrelu", scaled_leaky_relu(case.array("in/x"), drawn("op:b", (3,))))
+    case.check("pixel norm", "output", "pixelnorm", pixel_norm(drawn("op:z", (4, 16))))
     for channels, height, width in ((32, 6, 6), (16, 8, 4), (512, 64, 64)):
         columns = sinusoid_table(width, channels // 2)[None].expand(height, -1, -1)
         rows = sinusoid_table(height, channels // 2)[:, None].expand(-1, width, -1)
         table = torch.cat([columns, rows], -1).permute(2, 0, 1)[None]
-        case.check(f"spe/{channels}_{height}x{width}", table)
+        case.check("sinusoid positions", "table", f"spe/{channels}_{height}x{width}", table)
 
 
 def test_augmentation_gives_the_official_numbers() -> None:
@@ -132,4 +134,4 @@ def test_augmentation_gives_the_official_numbers() -> None:
     image = augment.saturation(image, torch.rand(4) * 2)
     image = augment.contrast(image, torch.rand(4) + 0.5)
     image = augment.cutout(image, torch.stack([torch.randint(0, 17, (4,)), torch.randint(0, 17, (4,))], 1), 8)
-    case.check("diffaug_seed1234", image)
+    case.check("augmentation (DiffAugment with flips)", "image", "diffaug_seed1234", image)

@@ -1,20 +1,26 @@
 """Official StyleSwin weights <-> ours: one table of names for each network, in both directions.
 
 `{name}` stands for a number; where the official count is off by one it is written `{name+1}`. Every tensor keeps its
-shape. Constants that the official modules store (masks, index tables, filters) are derived anew by ours: dropped on the
-way in, absent on the way out (so load into the official code with `strict=False`).
+shape; one that the table lacks keeps its name. Constants that the official modules store (masks, index tables, filters)
+are derived anew by ours: dropped on the way in, absent on the way out (so load into the official code with
+`strict=False`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
+from zoo_core import parts
 from zoo_core.errors import UserError
+from zoo_core.official import Imported, tensors
+from zoo_core.recipe import Recipe
 
 Table = Iterable[tuple[str, str]]
+State = Mapping[str, Tensor]
 
 CONSTANTS = re.compile(
     r"(^|\.)(kernel|attn_mask[12]|relative_position_index|_float_tensor|ll|lh|hl|hh)$"  # either network's
@@ -98,27 +104,75 @@ def discriminator_table(names: Iterable[str]) -> Table:
     return DISCRIMINATOR if spectral else DISCRIMINATOR_EQUALISED
 
 
-def from_official(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """Rename official tensors to ours and drop the constants. Raises UserError for a tensor that the table lacks."""
+def from_official(state: State, table: Table, own: State | None = None) -> dict[str, Tensor]:
+    """Rename official tensors to ours and drop the constants.
+
+    With the state dict `own` of the network that shall load them, one that has no place there keeps its name.
+    """
     learned = {name: tensor for name, tensor in state.items() if not CONSTANTS.search(name)}
-    return _rename(learned, table)
+    names = renamed(learned, table)
+    if own is not None:
+        names = {
+            theirs: ours if ours in own and ours != theirs else _stranger(theirs, own) for theirs, ours in names.items()
+        }
+    return {ours: learned[theirs] for theirs, ours in names.items()}
 
 
-def to_official(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """Rename our tensors to the official ones. Raises UserError for a tensor that the table lacks."""
-    return _rename(state, [(ours, theirs) for theirs, ours in table])
+def _stranger(name: str, own: State) -> str:
+    """A name that no tensor of ours has, for one that the table lacks; it may be called by chance as one of ours is."""
+    return f"{name} (not an official name)" if name in own else name
 
 
-def _rename(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+def to_official(state: State, table: Table) -> dict[str, Tensor]:
+    """Rename our tensors to the official ones."""
+    return {theirs: state[ours] for ours, theirs in renamed(state, [(ours, theirs) for theirs, ours in table]).items()}
+
+
+def renamed(names: Iterable[str], table: Table) -> dict[str, str]:
+    """Each name -> its name in the table's right column. Raises UserError when two become one."""
     rules = [(_pattern(source), target) for source, target in table]
-    renamed = {}
-    for name, tensor in state.items():
-        found = next(((match, target) for rule, target in rules if (match := rule.fullmatch(name))), None)
-        if found is None:
-            raise UserError(f'the weights hold "{name}", which this network does not have; is it the right plugin?')
-        match, target = found
-        renamed[_fill(target, {key: int(value) for key, value in match.groupdict().items()})] = tensor
-    return renamed
+    found: dict[str, str] = {}
+    for name in names:
+        match, target = next(((match, to) for rule, to in rules if (match := rule.fullmatch(name))), (None, name))
+        found[name] = _fill(target, {key: int(value) for key, value in match.groupdict().items()}) if match else name
+    if len(set(found.values())) < len(found):
+        twice = next(name for name in found if list(found.values()).count(found[name]) > 1)
+        raise UserError(f'the weights hold "{twice}" under two names; is it the right plugin?')
+    return found
+
+
+def official(content: Mapping[str, Any], recipe: Recipe) -> Imported:
+    """A published training checkpoint: state dicts `g`, `g_ema` and `d`, whichever it holds (spec section 4.5)."""
+    own = parts.outline(recipe)
+    ours = own.generator.state_dict()
+    names = renamed(ours, [(ours, theirs) for theirs, ours in GENERATOR])
+    return networks(content, own, lambda state: from_official(state, GENERATOR, ours), names)
+
+
+def networks(
+    content: Mapping[str, Any],
+    own: parts.Parts,
+    generator: Callable[[State], Mapping[str, Tensor]],
+    names: Mapping[str, str],
+) -> Imported:
+    """The state dicts of a container in our names; `generator` renames a generator's, `names` are its way back.
+
+    Raises UserError when there is none, or one is none.
+    """
+    found = {key: tensors(content[key], f"its {key}") for key in ("g", "g_ema", "d") if content.get(key) is not None}
+    if not found:
+        raise UserError("it holds none of g, g_ema and d, in which official checkpoints keep their networks.")
+    networks, averages, official_names = {}, {}, {"generator": names}
+    if "g" in found:
+        networks["generator"] = generator(found["g"])
+    if "g_ema" in found:
+        averages["generator"] = generator(found["g_ema"])
+    if "d" in found:
+        ours = own.discriminator.state_dict() if own.discriminator is not None else {}
+        networks["discriminator"] = from_official(found["d"], discriminator_table(found["d"]), ours)
+        table = [(our_name, theirs) for theirs, our_name in discriminator_table(ours)]
+        official_names["discriminator"] = renamed(ours, table)
+    return Imported(networks, averages, names=official_names)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo_core import interfaces
 from zoo_core.errors import UserError
+from zoo_core.formulation import is_plain
 from zoo_core.layers import (
     EqualConv2d,
     EqualLinear,
@@ -15,7 +16,7 @@ from zoo_core.layers import (
     minibatch_stddev,
     scaled_leaky_relu,
 )
-from zoo_core.resample import downsample_fir, fir_kernel, haar, haar_filters, upfirdn2d
+from zoo_core.resample import downsample_fir, fir_kernel, haar, haar_filters, inverse_haar, upfirdn2d
 from zoo_styleswin.channels import channel_table, check_positive, check_resolution, check_unconditional
 
 
@@ -98,11 +99,13 @@ class Discriminator(interfaces.Discriminator):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         if label is not None:
             raise UserError("this discriminator is unconditional; it takes no label.")
-        x = self.from_wavelet[0](haar(image, self.filters))  # Haar coefficients are [B, 12, S/2, S/2]
+        bands = haar(image, self.filters)  # [B, 12, S/2, S/2]
+        x = self.from_wavelet[0](bands)
         for scale, from_wavelet in zip(self.scales, self.from_wavelet[1:], strict=True):
             # The paper halves the inverse transform of the coefficients; Haar being orthonormal, that is the image.
-            image = downsample_fir(image, self.kernel)
-            x = scale(x) + from_wavelet(haar(image, self.filters))
+            image = downsample_fir(inverse_haar(bands, self.filters) if is_plain() else image, self.kernel)
+            bands = haar(image, self.filters)
+            x = scale(x) + from_wavelet(bands)
         x = self.last(minibatch_stddev(x, self.stddev_group))
         return self.logit(self.hidden(x.flatten(1)))
 

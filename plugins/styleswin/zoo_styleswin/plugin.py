@@ -21,6 +21,7 @@ def zoo_plugin(register) -> None:
             attentions={"windows": "zoo_styleswin.attention:WindowAttention"},
             stages="zoo_styleswin.stages:build",
             recipes="zoo_styleswin.recipes",
+            convert="zoo_styleswin.convert:official",
             weights={
                 name: Weights(RELEASED, "MIT", note="linked from the repository's README")
                 for name in ("ffhq256", "church256", "celebahq256", "ffhq1024", "celebahq1024")

@@ -1,0 +1,105 @@
+"""The patch discriminator (Isola et al., arXiv 1611.07004, appendix 6.1.2), with batch or activation normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core import interfaces
+from zoo_core.errors import UserError
+
+
+class ActNorm(nn.Module):
+    """`scale * (x + loc)` for each channel; the first training pass sets both so that its output is normalised.
+
+    Kingma and Dhariwal, arXiv 1807.03039, section 3.1. `average`, a plain function, averages a tensor over processes in
+    that first pass; without it processes that see other images begin with other parameters.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.average: Callable[[Tensor], Tensor] | None = None
+        self.loc = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.scale = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> the same."""
+        if self.training and not self.initialized:
+            self._initialize(x)
+        return self.scale * (x + self.loc)
+
+    @torch.no_grad()
+    def _initialize(self, x: Tensor) -> None:
+        deviation, mean = torch.std_mean(x.float(), dim=(0, 2, 3), keepdim=True)
+        if self.average:
+            mean, deviation = self.average(mean), self.average(deviation)
+        self.loc.copy_(-mean)
+        self.scale.copy_(1 / (deviation + 1e-6))
+        self.initialized.fill_(1)
+
+
+class PatchDiscriminator(interfaces.Discriminator):
+    """A map of logits, one for each patch: `[B, in_channels, H, W]` -> `[B, 1, h, w]`.
+
+    4x4 convolutions, padding 1: `layers` of stride 2 (widths from `channels`, doubling, at most 8 times `channels`),
+    one of stride 1, and the logits'. Labels are not looked at; conditions come as further channels of the image.
+
+    Weights of convolutions ~ N(0, 0.02), those of batch norm ~ N(1, 0.02) with bias 0, the rest as torch has it.
+    Raises UserError when an image of `resolution` leaves no patch.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        num_classes: int = 0,
+        in_channels: int = 3,
+        channels: int = 64,
+        layers: int = 3,
+        norm: Literal["batch", "activation"] = "batch",
+    ) -> None:
+        super().__init__()
+        self.resolution, self.num_classes, self.in_channels = resolution, num_classes, in_channels
+        _check_patches(resolution, channels, layers)
+        widths = [channels * min(2**index, 8) for index in range(layers + 1)]
+        main: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, True)]
+        for index in range(1, layers + 1):
+            stride = 2 if index < layers else 1
+            bias = norm == "activation"  # batch norm takes the mean away again
+            main.append(nn.Conv2d(widths[index - 1], widths[index], 4, stride=stride, padding=1, bias=bias))
+            main.append(ActNorm(widths[index]) if norm == "activation" else nn.BatchNorm2d(widths[index]))
+            main.append(nn.LeakyReLU(0.2, True))
+        main.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.main = nn.Sequential(*main)
+        self.apply(_initialize)
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        """Judge. Raises UserError for an image of other channels."""
+        if image.shape[1] != self.in_channels:
+            raise UserError(f"the discriminator takes {self.in_channels} channels, not {image.shape[1]}.")
+        return self.main(image)
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _check_patches(resolution: int, channels: int, layers: int) -> None:
+    if layers < 1 or channels < 1:
+        raise UserError("the discriminator needs at least one layer and one channel.")
+    side = resolution
+    for _ in range(layers):
+        side //= 2
+    if side < 3:  # two convolutions of stride 1 take one row each
+        least = 3 * 2**layers
+        raise UserError(f"{layers} layers need images of at least {least} pixels, not {resolution}; take fewer.")

@@ -1,0 +1,194 @@
+"""`zoo bench`: what it counts, how it takes turns, what it writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import Zoo
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from zoo_core import bench, bench_memory
+from zoo_core.attention import FullAttention
+from zoo_core.bench import Task
+from zoo_core.flops import count
+from zoo_core.formulation import is_plain, plain
+from zoo_core.interfaces import Site
+from zoo_core.resample import fir_kernel, upfirdn2d
+
+# Operations, against closed forms. B batch, H W map, L = H W, C channels, D head dim, T tokens of a window.
+
+FORMULATIONS = (nullcontext, plain)
+
+
+def count_with_backward(operator: Callable[[], Tensor]) -> int:
+    return count(lambda: operator().sum().backward())
+
+
+def test_full_attention_counts_four_projections_and_two_products() -> None:
+    B, H, W, C = 2, 5, 6, 8
+    L, module, x = H * W, FullAttention(Site(C, 2, 6)), torch.randn(B, H, W, C, requires_grad=True)
+    forward = 2 * B * L * C * 4 * C + 2 * 2 * B * L * L * C
+    assert count(lambda: module(x)) == forward
+    assert count_with_backward(lambda: module(x)) == 3 * forward
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("side", [8, 16])
+def test_window_attention_counts_the_keys_of_a_window(side: int, formulation: Callable) -> None:
+    attention = pytest.importorskip("zoo_styleswin.attention")
+    B, C, T = 2, 16, 64
+    L, module, x = side * side, attention.WindowAttention(Site(C, 4, side)), torch.randn(2, side, side, C)
+    x.requires_grad_()
+    forward = 2 * B * L * C * 4 * C + 2 * 2 * B * L * T * C
+    with formulation():
+        assert count(lambda: module(x)) == forward
+        assert count_with_backward(lambda: module(x)) == 3 * forward
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_upfirdn2d_counts_the_taps_of_each_output(formulation: Callable) -> None:
+    image = torch.randn(2, 3, 16, 16, requires_grad=True)
+    with formulation():
+        blur = count(lambda: upfirdn2d(image, fir_kernel(), padding=(2, 2)))
+        half = count(lambda: upfirdn2d(image, fir_kernel(), down=2, padding=(1, 1)))
+    assert blur == 2 * 2 * 3 * 17**2 * 16
+    outputs = 8 if formulation is nullcontext else 15  # the definition computes what it then drops
+    assert half == 2 * 2 * 3 * outputs**2 * 16
+
+
+def test_neighbourhood_attention_counts_what_is_executed() -> None:
+    neighborhood = pytest.importorskip("zoo_stylenat.neighborhood")
+    tiles = pytest.importorskip("zoo_stylenat.neighborhood_tiles")
+    B, side, heads, D, kernel = 2, 16, 3, 8, 7
+    q, k, v = torch.randn(3, B, side, side, heads, D).requires_grad_().unbind()
+
+    def attend(backend: str) -> Tensor:
+        return neighborhood.neighborhood_attention(q, k, v, kernel=kernel, backend=backend)
+
+    product = 2 * B * side * side * heads * D  # for each key that a query is compared with
+    assert count(lambda: attend("plain")) == 2 * product * kernel**2
+    rows, columns = tiles.cut(side, kernel, 2), tiles.cut(side, kernel, side)
+    halo = rows.span * columns.span  # every query of a tile meets the whole halo: that is the waste of tiling
+    assert halo > kernel**2
+    assert count(lambda: attend("stream")) == 2 * product * halo
+    assert count_with_backward(lambda: attend("stream")) == (2 + 5) * product * halo  # one is computed again
+
+
+def test_a_second_derivative_is_counted() -> None:
+    x, weight = torch.randn(1, 2, 8, 8, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    forward = 2 * 3 * 2 * 9 * 6 * 6
+
+    def penalty() -> None:
+        (slope,) = torch.autograd.grad(conv2d(x, weight).square().sum(), x, create_graph=True)
+        slope.square().sum().backward(inputs=[weight])
+
+    assert count(penalty) == 5 * forward  # forward, slope, its two gradients, and the forward's
+
+
+# Turns.
+
+
+def measured(tasks: list[Task], **options) -> list[bench.Row]:
+    workload = SimpleNamespace(
+        accelerator=SimpleNamespace(device=torch.device("cpu")), sampling=tasks[0], step=tasks[1:]
+    )
+    return bench.measure(workload, ("fast", "plain"), **options)
+
+
+def test_formulations_take_turns_in_alternating_order_after_a_warm_up() -> None:
+    seen: list[bool] = []
+    measured([Task("sampling", lambda: seen.append(is_plain()), 0), Task("a", lambda: None, 1)], repeats=3)
+    assert seen == [False, True] + [False, True] + [True, False] + [False, True]
+
+
+def test_the_whole_step_counts_a_phase_as_often_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(bench.time, "process_time", lambda: 1000.0)
+
+    def lasting(fast: float, textbook: float) -> Callable[[], None]:
+        def act() -> None:
+            now[0] += textbook if is_plain() else fast
+
+        return act
+
+    tasks = [
+        Task("sampling", lasting(1, 1), 0),
+        Task("main", lasting(2, 6), 1),
+        Task("lazy", lasting(8, 8), 16),
+        Task("averages", lasting(0.5, 7), 1, has_plain=False),
+    ]
+    rows = measured(tasks, repeats=2)
+    assert [row.name for row in rows] == ["sampling", "main", "lazy", "averages", "whole step"]
+    whole = rows[-1].summary(batch=4)
+    assert whole["fast"]["ms"] == {"median": 3000, "min": 3000, "max": 3000}  # 2 + 8 / 16 + 0.5
+    assert whole["fast"]["images_per_second"] == pytest.approx(4 / 3)
+    assert rows[-1].seconds["plain"] == [7, 7]
+    assert rows[1].ratios() == [3, 3]
+    assert rows[3].ratios() == [1, 1]
+    assert all(row.seconds["fast"] == [0, 0] for row in measured(tasks, repeats=2, clock="cpu"))
+
+
+def test_without_another_formulation_there_is_no_ratio() -> None:
+    row = bench.Row("a", 1, {"fast": [1.0, 2.0, 4.0]}, {"fast": 8e9})
+    summary = row.summary(2)
+    assert "plain_over_fast" not in summary
+    assert summary["fast"]["ms"] == {"median": 2000, "min": 1000, "max": 4000}
+    assert summary["fast"]["gflop_per_image"] == 4
+
+
+def test_peak_memory_is_what_a_task_holds_at_most() -> None:
+    gauge, size = bench_memory._Resident(), 200 * 2**20
+    peak = gauge.peak([Task("two", lambda: [torch.ones(size // 8), torch.ones(size // 8)], 1)] * 2)
+    assert 0.95 * size < peak < 1.2 * size
+
+
+# The command.
+
+
+def test_the_command_measures_without_data_and_keeps_only_its_json(zoo: Zoo, tmp_path: Path) -> None:
+    pytest.importorskip("zoo_sagan")
+    small = ["data.num_classes=3", "generator.channels=4", "discriminator.channels=4", "train.averages=null"]
+    settings = [word for text in small for word in ("--set", text)]
+    cache = tmp_path / "cache"
+    done = zoo(
+        *("bench", "--plugin", "sagan", "--recipe", "tiny", "--batch", 2, *settings),
+        *("--against", "plain", "--repeats", 2, "--clock", "cpu", "--json", "found.json"),
+        ZOO_CACHE=str(cache),
+    )
+    assert done.returncode == 0, done.stderr
+    assert not cache.exists() and [path.name for path in tmp_path.iterdir()] == ["found.json"]
+    report = json.loads((tmp_path / "found.json").read_text())
+    assert (report["batch"], report["resolution"], report["clock"], report["repeats"]) == (2, 32, "cpu", 2)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["sampling", "generator", "discriminator", "whole step"]
+    for row in rows.values():
+        assert row["name"] in done.stdout
+        assert row["plain_over_fast"]["min"] <= row["plain_over_fast"]["median"] <= row["plain_over_fast"]["max"]
+        for name in ("fast", "plain"):
+            rate = 2 / (row[name]["ms"]["median"] / 1000)
+            assert row[name]["images_per_second"] == pytest.approx(rate)
+            assert row[name]["gflop_per_image"] > 0
+    assert all(report["peak_memory_bytes"][name]["step"] > 0 for name in ("fast", "plain"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--plugin", "hydro"], 'no plugin "hydro"'),
+        (["--plugin", "sagan", "--batch", 0], "0 is not in the range"),
+        (["--plugin", "sagan", "--recipe", "tiny"], "--set data.num_classes=10"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_a_sentence_and_exit_code_2(zoo: Zoo, arguments: list, sentence: str) -> None:
+    done = zoo("bench", *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr and "Traceback" not in done.stderr
