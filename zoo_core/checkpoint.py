@@ -1,11 +1,11 @@
 """Checkpoints: safetensors and JSON, written whole or not at all, verified before they are believed.
 
-    checkpoints/step-N/
-        networks.safetensors     network/parameter or buffer
-        averages.safetensors     network/parameter or buffer of the moving averages
-        optimizers.safetensors   network/index/moment
-        state.json               step, images, stage, numbers not yet logged
-        manifest.json            size and sha256 of each file above; written last
+checkpoints/step-N/, or checkpoints/STAGE/step-N/ where a run has several stages
+    networks.safetensors     network/parameter or buffer
+    averages.safetensors     network/parameter or buffer of the moving averages
+    optimizers.safetensors   network/index/moment
+    state.json               step, images, stage, numbers not yet logged
+    manifest.json            size and sha256 of each file above; written last
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return int(self.state["step"])
+
+    @property
+    def order(self) -> int:
+        """Which of the run's stages it belongs to, from 0."""
+        return int(self.state["order"])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """One file's tensors, `networks`, `averages` or `optimizers`, on the CPU."""
@@ -129,9 +134,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 raise UserError(f"the checkpoint {path} is damaged: {name} has another size than its manifest says.")
             if _sha256(file) != entry["sha256"]:
                 raise UserError(f"the checkpoint {path} is damaged: {name} does not match its checksum.")
-        state = _read_json(path / STATE)
-        if not isinstance(state["step"], int) or state["step"] < 0:
-            raise ValueError(f"step {state['step']!r} in {STATE}")
+        state = {"order": 0, **_read_json(path / STATE)}
+        for name in ("step", "order"):
+            if not isinstance(state[name], int) or state[name] < 0:
+                raise ValueError(f"{name} {state[name]!r} in {STATE}")
     except FileNotFoundError as error:
         raise UserError(f"the checkpoint {path} is not complete: {Path(error.filename).name} is missing.") from None
     except UserError:
@@ -228,6 +234,11 @@ def _by_owner(checkpoint: Checkpoint, file: str, owners: Iterable[str]) -> dict[
             raise UserError(f"{checkpoint.path} does not fit this recipe: {file}.safetensors has unknown {key}.")
         found[owner][name] = value
     return found
+
+
+def any_in(folder: Path) -> bool:
+    """Whether the folder holds checkpoints."""
+    return bool(_found(folder))
 
 
 def _found(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ A part is built by keyword only, and its keyword-only arguments are its options:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -106,6 +106,10 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def sample(self, num: int, label: Tensor | None = None, rng: Rng | None = None) -> Tensor:
         """Draw `num` images `[num, 3, H, W]` in [-1, 1]. A paper's knobs are keyword-only arguments of its own."""
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks that it consists of, by the names under which stages train and keep them."""
+        return {"generator": self}
 
     def complete(self, num: int, label: Tensor | None, rng: Rng | None) -> tuple[Tensor | None, Rng]:
         """Fill in what the caller of `sample` left out: a fresh `rng`, and a uniform label where one is needed.

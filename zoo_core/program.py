@@ -107,8 +107,9 @@ class Stage:
     averages: tuple[Average, ...] = ()
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     name: str = "main"
-    images: int = 0
-    """Budget in real images; 0: the recipe's."""
+    picture: Callable[[Tensor], Tensor] | None = None
+    """What its sample grids show: real images in the recipe's pixel space -> images in [-1, 1], a multiple of as many.
+    None: what the generator draws."""
 
     def __post_init__(self) -> None:
         for phase in self.phases:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from zoo_core import checkpoint, parts, recipe
 from zoo_core.errors import UserError
@@ -45,54 +46,89 @@ class Run:
 
     path: Path
     recipe: Recipe
-    checkpoint: checkpoint.Checkpoint
+    checkpoints: Sequence[checkpoint.Checkpoint]
+    """One of each stage that has any, in the order of training."""
     device: torch.device
 
     @property
+    def checkpoint(self) -> checkpoint.Checkpoint:
+        """The last stage's."""
+        return self.checkpoints[-1]
+
+    @property
     def step(self) -> int:
-        """Steps taken."""
+        """Steps taken, in the last stage."""
         return self.checkpoint.step
 
     @cached_property
     def generator(self) -> Generator:
         """The generator with averaged weights, or its own where the run averages none; eval mode."""
-        averaged = self.checkpoint.network("generator", averaged=True)
-        return self._load(self._parts.generator, "generator", averaged or self.checkpoint.network("generator"))
+        for name in self._parts.generator.networks():
+            self.network(name)
+        return self._parts.generator.eval().requires_grad_(False).to(self.device)
 
     @cached_property
     def discriminator(self) -> Discriminator | None:
         """The discriminator, eval mode; None for a run without one."""
         if self._parts.discriminator is None:
             return None
-        return self._load(self._parts.discriminator, "discriminator", self.checkpoint.network("discriminator"))
+        return self._load(self._parts.discriminator, "discriminator", averaged=False)
+
+    def network(self, name: str) -> nn.Module:
+        """One of the networks that the generator consists of, with averaged weights where there are any; eval mode.
+
+        Raises UserError for one that has not been trained yet.
+        """
+        return self._load(self._parts.generator.networks()[name], name, averaged=True)
 
     @cached_property
     def _parts(self) -> parts.Parts:
         return parts.build(self.recipe)
 
-    def _load(self, network: Any, name: str, tensors: Mapping[str, Any] | None) -> Any:
-        if tensors is None:
-            raise UserError(f"{self.checkpoint.path} holds no {name}.")
-        checkpoint.load_exactly(network, tensors, f"{self.checkpoint.path}: {name}")
-        return network.eval().requires_grad_(False).to(self.device)
+    def _load(self, network: nn.Module, name: str, *, averaged: bool) -> Any:
+        for found in reversed(self.checkpoints):
+            tensors = (averaged and found.network(name, averaged=True)) or found.network(name)
+            if tensors:
+                checkpoint.load_exactly(network, tensors, f"{found.path}: {name}")
+                return network.eval().requires_grad_(False).to(self.device)
+        raise UserError(f"{self.path} has no trained {name}; repeat the command that trains it to go on.")
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Run:
-    """Open a run folder (its newest good checkpoint) or a checkpoint folder. Raises UserError when there is none."""
+    """Open a run folder (its newest good checkpoints) or a checkpoint folder. Raises UserError when there is none."""
     folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         raise UserError(f"there is no run folder {path}; `zoo train` makes one under runs/.")
-    if folder.resolve().parent.name == CHECKPOINTS and not (folder / RECIPE).exists():
-        found, home = checkpoint.open_checkpoint(folder), folder.resolve().parent.parent
-    else:
-        home = folder
-        found = checkpoint.latest(folder / CHECKPOINTS, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+    home, chosen = _home(folder)
     if not (home / RECIPE).exists():
         raise UserError(f"{home} is not a run: it has no {RECIPE}.")
-    if found is None:
+    found = [checkpoint.open_checkpoint(chosen)] if chosen else []
+    for stage in _stage_folders(home / CHECKPOINTS):
+        if not chosen or stage != chosen.parent:
+            newest = checkpoint.latest(stage, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+            found += [newest] if newest else []
+    if not found:
         raise UserError(f"{path} has no checkpoint yet; let `zoo train` reach its first one.")
-    chosen = torch.device(device) if device else default_device()
-    return Run(home, read_recipe(home), found, chosen)
+    found.sort(key=lambda each: each.order)
+    return Run(home, read_recipe(home), found, torch.device(device) if device else default_device())
+
+
+def _home(folder: Path) -> tuple[Path, Path | None]:
+    """The run folder, and the checkpoint in it that was named, if one was."""
+    if not (folder / RECIPE).exists():
+        real = folder.resolve()
+        for above in (real.parent, real.parent.parent):  # a stage's own folder may stand between
+            if above.name == CHECKPOINTS:
+                return above.parent, real
+    return folder, None
+
+
+def _stage_folders(checkpoints: Path) -> list[Path]:
+    """Where checkpoints lie: the folder itself, or one in it for each of several stages."""
+    if not checkpoints.is_dir():
+        return []
+    inner = [entry for entry in sorted(checkpoints.resolve().iterdir()) if checkpoint.any_in(entry)]
+    return inner or [checkpoints.resolve()]
 
 
 def default_device() -> torch.device:
@@ -224,11 +260,11 @@ def keep_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
-    free = [name for name in FREE_TO_CHANGE if not (name == "images" and new.train.decay_from_images)]
-    adopted = dataclasses.replace(old.train, **{name: getattr(new.train, name) for name in free})
-    before = flat(recipe.to_dict(old.replace(train=adopted)))
-    after = flat(recipe.to_dict(new))
+    free = {name for name in FREE_TO_CHANGE if not (name == "images" and new.train.decay_from_images)}
+    before, after = flat(recipe.to_dict(old)), flat(recipe.to_dict(new))
     for key in sorted(before.keys() | after.keys()):
+        if key.startswith("train.") and key.rpartition(".")[2] in free:
+            continue
         if before.get(key) != after.get(key):
             there, here = before.get(key), after.get(key)
             raise UserError(

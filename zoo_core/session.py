@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 
 from zoo_core import catalog, checkpoint, parts, runs, sampling
 from zoo_core.data import ImageSet, open_images
-from zoo_core.errors import UserError
+from zoo_core.errors import UserError, did_you_mean
 from zoo_core.files import replacing
-from zoo_core.interfaces import Generator
+from zoo_core.interfaces import PIXELS, Generator
 from zoo_core.journal import Journal
 from zoo_core.processes import on_main, open_accelerator
 from zoo_core.program import Clock, Stage
-from zoo_core.recipe import Recipe
-from zoo_core.trainer import Stopped, Trainer, divide
+from zoo_core.recipe import Recipe, for_stage
+from zoo_core.trainer import Stopped, Trainer, divide, num_steps
 
 GRID = 64
 """Images of a sample grid, at most."""
@@ -62,8 +62,9 @@ def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[R
             f"the recipe is for {data.num_classes} classes and {images.name} has {len(images.classes)}; "
             "set data.num_classes=0 to build for the classes at hand."
         )
-    if len(images) < recipe.train.batch:
-        raise UserError(f"{images.name} has {len(images)} images, less than one batch of {recipe.train.batch}.")
+    for part in (recipe, *(for_stage(recipe, stage) for stage in recipe.train.stages)):
+        if len(images) < part.train.batch:
+            raise UserError(f"{images.name} has {len(images)} images, less than one batch of {part.train.batch}.")
     classes = tuple(images.classes) if data.labels else ()
     return recipe.replace(data=dataclasses.replace(data, classes=classes)), images
 
@@ -73,30 +74,54 @@ def build_stages(recipe: Recipe, built: parts.Parts) -> list[Stage]:
     plugin = catalog.plugin(recipe.plugin)
     if not plugin.stages:
         raise UserError(f"the plugin {plugin.name} brings components only; train another plugin with them.")
-    return catalog.resolve(plugin.stages, f"the plugin {plugin.name}'s stages")(recipe, built)
+    stages = catalog.resolve(plugin.stages, f"the plugin {plugin.name}'s stages")(recipe, built)
+    for name in recipe.train.stages:
+        stage_named(stages, name, "train.stages")
+    return stages
 
 
-def rehearse(recipe: Recipe, num_processes: int = 1) -> None:
+def stage_named(stages: Sequence[Stage], name: str, place: str) -> Stage:
+    """The stage of that name. Raises UserError when there is none."""
+    for stage in stages:
+        if stage.name == name:
+            return stage
+    known = [stage.name for stage in stages]
+    raise UserError(f'{place}: there is no stage "{name}"{did_you_mean(name, known)}')
+
+
+def rehearse(recipe: Recipe, num_processes: int = 1, only: str = "") -> None:
     """Build the stages without memory, so that a mistake in the recipe is found before the data are read.
 
-    Classes that only the data can count are taken to be two. Raises UserError.
+    Classes that only the data can count are taken to be two. `only` is a stage that must be there. Raises UserError.
     """
-    divide(recipe, num_processes)
+    for part in (recipe, *(for_stage(recipe, stage) for stage in recipe.train.stages)):
+        divide(part, num_processes)
     if recipe.data.labels and not recipe.data.condition:
         recipe = recipe.replace(data=dataclasses.replace(recipe.data, num_classes=2))
     try:
         with torch.device("meta"):
-            build_stages(recipe, parts.build(recipe))
+            stages = build_stages(recipe, parts.build(recipe))
+        if only:
+            stage_named(stages, only, "--stage")
     except (NotImplementedError, RuntimeError):  # a network that needs memory to be built shows its mistakes later
         return
 
 
 def train(
-    recipe: Recipe, folder: Path, *, trackers: Sequence[str] = (), say: Say = print, measure: Measure | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    only: str = "",
+    trackers: Sequence[str] = (),
+    say: Say = print,
+    measure: Measure | None = None,
 ) -> Outcome:
-    """Train a recipe in a run folder, or go on with it. Raises UserError, Diverged among them."""
+    """Train a recipe's stages in a run folder one after the other, or go on with it; `only` names one of them.
+
+    Raises UserError, Diverged among them.
+    """
     accelerator = open_accelerator(recipe.train.precision, folder, trackers)
-    rehearse(recipe, accelerator.num_processes)
+    rehearse(recipe, accelerator.num_processes, only)
     recipe, images = open_data(recipe, accelerator)
     recipe = parts.complete(recipe)
     built = parts.build(recipe)
@@ -104,8 +129,10 @@ def train(
         if network is not None:
             network.to(accelerator.device)
     stages = build_stages(recipe, built)
-    say = say if accelerator.is_main_process else lambda text: None
+    if only:
+        stage_named(stages, only, "--stage")
     main = accelerator.is_main_process
+    say = say if main else lambda text: None
     with ExitStack() as held:
 
         def begin() -> None:
@@ -117,91 +144,136 @@ def train(
         on_main(accelerator, begin)
         if trackers:
             accelerator.init_trackers("zoo", config={"recipe": recipe.plugin})
-        done = 0
-        for stage in stages:
-            try:
-                done += _run_stage(recipe, stage, stages, images, accelerator, folder, say, measure, bool(trackers))
-            except Stopped:
-                accelerator.end_training()
-                return Outcome(folder, done, finished=False, main=main)
+        session = _Session(recipe, folder, images, accelerator, stages, built.generator, say, measure, bool(trackers))
+        try:
+            done = session.run(only)
+        except Stopped as stopped:
+            accelerator.end_training()
+            return Outcome(folder, stopped.images, finished=False, main=main)
         accelerator.wait_for_everyone()
         accelerator.end_training()
     return Outcome(folder, done, finished=True, main=main)
 
 
-def _run_stage(
-    recipe: Recipe,
-    stage: Stage,
-    stages: Sequence[Stage],
-    images: ImageSet,
-    accelerator: Accelerator,
-    folder: Path,
-    say: Say,
-    measure: Measure | None,
-    trackers: bool,
-) -> int:
-    name = stage.name if len(stages) > 1 else ""
-    journal = Journal(folder / "metrics.jsonl", accelerator, stage=name, trackers=trackers)
-    home = folder / runs.CHECKPOINTS
-    checkpoints = home / name
-    trainer = Trainer(recipe, stage, images, accelerator, journal, checkpoints, _grids(folder, recipe))
-    found = checkpoint.latest(checkpoints, warn=say)
-    if found is not None:
+@dataclass(frozen=True)
+class _Session:
+    """A run's stages in training."""
+
+    recipe: Recipe
+    folder: Path
+    images: ImageSet
+    accelerator: Accelerator
+    stages: Sequence[Stage]
+    generator: Generator
+    say: Say
+    measure: Measure | None
+    trackers: bool
+
+    def run(self, only: str) -> int:
+        """Train the stages in order, or `only` one, whose predecessors must be done; returns the images seen."""
+        done = 0
+        for stage in self.stages:
+            if not only or stage.name == only:
+                done += self._train(stage)
+            if stage.name == only:
+                break
+            if len(self.stages) > 1:
+                self._hand_on(stage)
+        return done
+
+    def _train(self, stage: Stage) -> int:
+        first, last = stage is self.stages[0], stage is self.stages[-1]
+        journal = Journal(
+            self.folder / "metrics.jsonl", self.accelerator, stage=self._name(stage), trackers=self.trackers
+        )
+        trainer = Trainer(
+            self._recipe(stage),
+            stage,
+            self.images,
+            self.accelerator,
+            journal,
+            self._checkpoints(stage),
+            self._draw_grid,
+            order=self.stages.index(stage),
+        )
+        self._resume(trainer, journal)
+        if first and trainer.step == 0:
+            on_main(self.accelerator, lambda: self._measured("start", stage, trainer.step))
+        trainer.run()
+        if last:
+            on_main(self.accelerator, lambda: self._finish(stage, trainer.step))
+        return trainer.step * trainer.batch
+
+    def _resume(self, trainer: Trainer, journal: Journal) -> None:
+        found = checkpoint.latest(self._checkpoints(trainer.stage), warn=self.say)
+        name = self._name(trainer.stage)
+        if found is None:
+            if not name and (self.folder / "metrics.jsonl").exists():
+                self.say("This run has no checkpoint yet; it starts from zero.")
+            if name:
+                self.say(f"Stage {name}: {trainer.total_images:,} images, batch {trainer.batch}.")
+            journal.rewind(-1)
+            journal.event("started", step=0)
+            return
         trainer.restore(found)
         journal.rewind(found.step)
         if trainer.step > trainer.num_steps:
             raise UserError(
-                f"{folder} has seen {trainer.step * trainer.batch:,} images already, more than the "
+                f"{self.folder} has seen {trainer.step * trainer.batch:,} images already, more than the "
                 f"{trainer.total_images:,} asked for; give it at least as many, or name another folder with --out."
             )
         if trainer.step < trainer.num_steps:
-            say(f"Resuming from step {trainer.step} ({trainer.step * trainer.batch:,} images).")
+            where = f" of stage {name}" if name else ""
+            self.say(f"Resuming from step {trainer.step}{where} ({trainer.step * trainer.batch:,} images).")
             journal.event("resumed", step=trainer.step)
-    else:
-        if (folder / "metrics.jsonl").exists():
-            say("This run has no checkpoint yet; it starts from zero.")
-        journal.rewind(-1)
-        journal.event("started", step=0)
-    generator = _averaged_generator(stage)
 
-    def measured(when: str) -> None:
-        if measure and generator:
-            measure(when, trainer.step, generator, images)
+    def _hand_on(self, stage: Stage) -> None:
+        """Leave a finished stage's networks as later stages, and people, use them: with averaged weights if any."""
+        found = checkpoint.latest(self._checkpoints(stage), warn=self.say)
+        if found is None or found.step < num_steps(self._recipe(stage)):
+            raise UserError(
+                f"stage {stage.name} comes first and is not done; leave --stage out, or train --stage {stage.name}."
+            )
+        for name, network in stage.networks.items():
+            tensors = found.network(name, averaged=True) or found.network(name) or {}
+            checkpoint.load_exactly(network, tensors, f"{found.path}: {name}")
 
-    def finish() -> None:
-        if generator:
-            _export(folder / "averaged.safetensors", generator)
-        measured("end")
+    def _finish(self, stage: Stage, step: int) -> None:
+        _export(self.folder / "averaged.safetensors", self._shown(stage))
+        self._measured("end", stage, step)
 
-    if trainer.step == 0:
-        on_main(accelerator, lambda: measured("start"))
-    trainer.run()
-    on_main(accelerator, finish)
-    return trainer.step * trainer.batch
+    def _measured(self, when: str, stage: Stage, step: int) -> None:
+        if self.measure:
+            self.measure(when, step, self._shown(stage), self.images)
 
-
-def _averaged_generator(stage: Stage) -> Generator | None:
-    for average in stage.averages:
-        if average.of == "generator":
-            return average.network
-    return stage.networks.get("generator")
-
-
-def _grids(folder: Path, recipe: Recipe) -> Callable[[Clock, Stage], None]:
-    """Draw the same seeds each time, so that people see the model improve."""
-
-    def observe(clock: Clock, stage: Stage) -> None:
-        generator = _averaged_generator(stage)
-        if generator is None:
-            return
+    def _draw_grid(self, clock: Clock, stage: Stage) -> None:
+        """Draw the same seeds, or show the same real images, each time, so that people see the model improve."""
+        generator = self._shown(stage)
         columns = _columns(generator.num_classes)
-        num = GRID - GRID % columns if columns else GRID
-        images = torch.cat(list(sampling.draw(generator, num, seed=0, by_turns=True)))
-        picture = sampling.grid(images, columns)
-        scale = sampling.enlargement(recipe.data.resolution)
-        sampling.save_png(folder / "samples" / f"images-{clock.images:09d}.png", picture, scale)
+        if stage.picture:
+            real = torch.tensor(self.images.images[: GRID // 2], device=self.accelerator.device).permute(0, 3, 1, 2)
+            pixels = PIXELS[self.recipe.data.pixels]
+            images, columns = sampling.to_uint8(stage.picture(pixels.encode(real / 255))).cpu(), 0
+        else:
+            num = GRID - GRID % columns if columns else GRID
+            images = torch.cat(list(sampling.draw(generator, num, seed=0, by_turns=True)))
+        name = "-".join(filter(None, (self._name(stage), f"images-{clock.images:09d}.png")))
+        scale = sampling.enlargement(self.recipe.data.resolution)
+        sampling.save_png(self.folder / "samples" / name, sampling.grid(images, columns), scale)
 
-    return observe
+    def _shown(self, stage: Stage) -> Generator:
+        """The generator as people should see it: with the weights that this stage averages, if it averages it."""
+        return next((average.network for average in stage.averages if average.of == "generator"), self.generator)
+
+    def _name(self, stage: Stage) -> str:
+        """What marks a stage's files: nothing where it is the only one."""
+        return stage.name if len(self.stages) > 1 else ""
+
+    def _checkpoints(self, stage: Stage) -> Path:
+        return self.folder / runs.CHECKPOINTS / self._name(stage)
+
+    def _recipe(self, stage: Stage) -> Recipe:
+        return for_stage(self.recipe, stage.name)
 
 
 def _columns(num_classes: int) -> int:

@@ -42,6 +42,10 @@ Observer = Callable[[Clock, Stage], None]
 class Stopped(Exception):
     """The user asked to stop; the state was saved."""
 
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+
 
 class Trainer:
     """One stage of one run.
@@ -59,13 +63,15 @@ class Trainer:
         journal: Journal,
         checkpoints: Path,
         observe: Observer = lambda clock, stage: None,
+        order: int = 0,
     ) -> None:
         self.recipe, self.stage, self.images = recipe, stage, images
         self.accelerator, self.journal, self.checkpoints, self.observe = accelerator, journal, checkpoints, observe
+        self.order = order
         self.batch = recipe.train.batch
         self.share, self.micro = divide(recipe, accelerator.num_processes)
-        self.total_images = stage.images or recipe.train.images
-        self.num_steps = -(-self.total_images // self.batch)
+        self.total_images = recipe.train.images
+        self.num_steps = num_steps(recipe)
         self.base_lr = {name: [group["lr"] for group in opt.param_groups] for name, opt in stage.optimizers.items()}
         self.step = 0
         self._saved_step = -1
@@ -102,7 +108,7 @@ class Trainer:
                 if done or self._stop or (train.checkpoint_images and self._crossed(train.checkpoint_images)):
                     self.save()
                 if self._stop and not done:
-                    raise Stopped
+                    raise Stopped(self.step * self.batch)
 
     def save(self) -> None:
         """Write a checkpoint of the state after the last whole step. Raises Diverged when it is not finite."""
@@ -112,7 +118,7 @@ class Trainer:
             if weight := first_bad_weight(network):
                 self._diverged(f"after step {self.step - 1}, {weight} of {name}", step=self.step - 1)
         state = {"step": self.step, "images": self.step * self.batch, "stage": self.stage.name}
-        state |= {"unlogged": self._unlogged}
+        state |= {"order": self.order, "unlogged": self._unlogged}
         keep = self.recipe.train.keep
         on_main(self.accelerator, lambda: checkpoint.save(self.checkpoints, self.stage, state, keep))
         self._saved_step = self.step
@@ -240,6 +246,11 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def num_steps(recipe: Recipe) -> int:
+    """Whole batches in the budget, the last one filled up."""
+    return -(-recipe.train.images // recipe.train.batch)
 
 
 def divide(recipe: Recipe, num_processes: int) -> tuple[int, int]:

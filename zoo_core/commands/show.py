@@ -83,7 +83,7 @@ def _print_recipe(wanted: Recipe) -> None:
         stages = session.build_stages(wanted, parts.build(wanted))
     click.echo(recipe.to_yaml(wanted))
     for stage in stages:
-        click.echo(f"stage {stage.name}: {stage.images or wanted.train.images:,} images")
+        click.echo(f"stage {stage.name}: {recipe.for_stage(wanted, stage.name).train.images:,} images")
         click.echo(f"  {'phase':<16} {'trains':<26} {'every':>5} {'start':>7} {'clip':>5}")
         for phase in stage.phases:
             clip = f"{phase.clip_norm:g}" if phase.clip_norm else "-"

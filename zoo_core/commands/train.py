@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--attention", default="", help="Another attention for the generator, such as core/full.")
 @click.option("--discriminator", default="", help="Another discriminator.")
 @click.option("--loss", default="", help="Another adversarial loss.")
+@click.option("--stage", default="", help="Only this stage of several; those before it must be done.")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Any value of the recipe; repeatable.")
 @click.option("--tracker", multiple=True, help="Also log to an accelerate tracker (tensorboard, wandb, ...).")
 @click.option("--no-measure", is_flag=True, help="Skip the figures before the first step and after the last.")
@@ -34,6 +35,7 @@ def command(
     attention: str,
     discriminator: str,
     loss: str,
+    stage: str,
     settings: tuple[str, ...],
     tracker: tuple[str, ...],
     no_measure: bool,
@@ -53,7 +55,7 @@ def command(
     from zoo_core import evaluation, session
 
     measure = None if no_measure or not wanted.evaluate.num else evaluation.Measurer(wanted, folder, click.echo)
-    outcome = session.train(wanted, folder, trackers=tracker, say=click.echo, measure=measure)
+    outcome = session.train(wanted, folder, only=stage, trackers=tracker, say=click.echo, measure=measure)
     say = click.echo if outcome.main else lambda text: None
     if not outcome.finished:
         say(f"Stopped and saved. To go on, repeat the command:\n  {_zoo()} {shlex.join(sys.argv[1:])}")

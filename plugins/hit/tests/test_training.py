@@ -17,7 +17,6 @@ from zoo_core import parts, recipe, session
 from zoo_core.augment import augment
 from zoo_core.journal import Journal
 from zoo_core.program import Average, Batch, Clock, EpsilonHatAdam
-from zoo_core.recipe import Recipe
 from zoo_core.trainer import Trainer
 
 BATCH = 4
@@ -67,12 +66,8 @@ def values(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
 
-def narrow() -> Recipe:
-    return recipe.load("hit", "ffhq256", list(NARROW.items()))
-
-
 def test_step_is_the_official_one(tmp_path: Path) -> None:
-    wanted = narrow()
+    wanted = recipe.load("hit", "ffhq256", list(NARROW.items()))
     (stage,) = session.build_stages(wanted, parts.build(wanted))
     (phase,) = stage.phases
     runs_on = toys.accelerator()
