@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from zoo_core.program import Average, Batch, Clock, Phase, Schedule, Stage
 from zoo_core.recipe import Recipe
 from zoo_core.rng import Rng
 from zoo_core.schema import build, options_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Game:
         self.recipe = recipe
         self.generator: LatentGenerator = parts.generator
         self.discriminator: Discriminator = parts.discriminator
-        self.terms, self.loss = _split(parts)
+        self.terms, self.loss = split_loss(parts, Terms)
         if self.terms.r1:
             _check_second_order(self.discriminator)
 
@@ -243,16 +246,19 @@ def linear_decay(start_images: int) -> Schedule:
     return factor
 
 
-def _split(parts: Parts) -> tuple[Terms, Loss]:
-    """Tell the stage's options from the loss's own."""
-    ours = {field.name for field in fields(Terms)}
+def split_loss(parts: Parts, terms: type[T]) -> tuple[T, Loss]:
+    """Tell a stage's own options, the fields of the dataclass `terms`, from those of the recipe's loss; build both.
+
+    Raises UserError for an option that neither has.
+    """
+    ours = {field.name for field in fields(terms)}
     known = options_of(parts.loss)
-    terms = {name: value for name, value in parts.loss_options.items() if name in ours}
+    given = {name: value for name, value in parts.loss_options.items() if name in ours}
     own = {name: value for name, value in parts.loss_options.items() if name not in ours}
     for name in own:
         if name not in known:
             checked({name: own[name]}, dict.fromkeys((*known, *ours)), "loss")  # names the nearest of all
-    return build(Terms, terms, "loss"), parts.loss(**checked(own, known, "loss"))
+    return build(terms, given, "loss"), parts.loss(**checked(own, known, "loss"))
 
 
 def _check_second_order(discriminator: Discriminator) -> None:

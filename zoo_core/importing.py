@@ -209,8 +209,9 @@ def _compare(
             yield f"{place} is {list(state[key].shape)}, which does not fit {list(wanted.shape)}, as Zoo lays it out"
         elif state[key].is_floating_point() != wanted.is_floating_point():
             yield f"{place} holds {str(state[key].dtype).removeprefix('torch.')}, not {_kind(wanted)}"
-    for key in state.keys() - own.keys():
-        yield f"{title}: {key} {list(state[key].shape)} is left over; the recipe's network has no place for it"
+    for key, left in state.items():
+        if key not in own:
+            yield f"{title}: {key} {list(left.shape)} is left over; the recipe's network has no place for it"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -131,6 +131,10 @@ class Generator(nn.Module, ABC):
             raise ValueError(f"label must be {num} integers from 0 to {self.num_classes - 1}")
         return label, rng
 
+    def finish(self, image: Tensor) -> Tensor:
+        """The recipe's pixel space -> [-1, 1], clamped."""
+        return (self.pixels.decode(image) * 2 - 1).clamp(-1, 1)
+
 
 class LatentGenerator(Generator):
     """A generator of one latent vector: what the adversarial stage trains."""
@@ -150,10 +154,6 @@ class LatentGenerator(Generator):
         """Draw z, run the forward, leave the recipe's pixel space, clamp."""
         label, rng = self.complete(num, label, rng)
         return self.finish(self(self.latent(rng), label))
-
-    def finish(self, image: Tensor) -> Tensor:
-        """The recipe's pixel space -> [-1, 1], clamped."""
-        return (self.pixels.decode(image) * 2 - 1).clamp(-1, 1)
 
 
 class Discriminator(nn.Module, ABC):

@@ -188,6 +188,8 @@ def _part(value: Any, place: str) -> Part:
 
 def plain(value: Any) -> Any:
     """The same in mappings and lists, as YAML reads them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

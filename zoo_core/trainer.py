@@ -33,7 +33,7 @@ from zoo_core.journal import Journal
 from zoo_core.processes import check_agreement, on_main
 from zoo_core.program import Batch, Clock, Phase, Stage
 from zoo_core.recipe import Recipe
-from zoo_core.rng import Rng
+from zoo_core.rng import Rng, seed_of
 
 Observer = Callable[[Clock, Stage], None]
 """Called in the main process with the state after a step: draws sample grids, say."""
@@ -156,11 +156,14 @@ class Trainer:
         """Run one phase of this step; what it measured, by name. Raises Diverged."""
         networks = {name: self.stage.networks[name] for name in phase.trains}
         num_micro = self.share // self.micro
+        first = self.accelerator.process_index * num_micro
         running = RunningState(self.stage.networks.values(), num_micro, self.accelerator)
         totals: dict[str, Tensor] = {}
         for index in range(num_micro):
             clock = self._clock()
             running.begin_micro(index)
+            # For what draws from torch's own state, such as dropout: a resumed run draws the same. Per process only.
+            torch.manual_seed(seed_of(self.recipe.train.seed, "torch", self.step, phase.name, first + index))
             with self.accelerator.autocast():
                 losses = phase.loss(self._load(phase, index), clock)
             backward(losses, networks, 1 / num_micro)

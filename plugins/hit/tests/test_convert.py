@@ -145,6 +145,19 @@ def test_tensors_without_a_place_keep_their_name() -> None:
     assert {extra[2]} == {name for name in found["discriminator"] if "/" in name}
 
 
+def test_a_tensor_by_our_name_does_not_pass_for_the_official_one() -> None:
+    content = checkpoint(filled(tiny()))
+    found = convert.official(content | {OUR_QUERY: torch.zeros(32, 32)}, tiny()).networks["generator"]
+    assert torch.equal(found[OUR_QUERY], content[QUERY].flatten(1).t())
+    assert [name for name in found if "not an official name" in name] == [f"{OUR_QUERY} (not an official name)"]
+
+
+def test_a_tensor_under_two_names_is_refused() -> None:
+    content = checkpoint(filled(tiny()))
+    with pytest.raises(UserError, match="query_dense/kernel twice"):
+        convert.official(content | {f"{QUERY}{SUFFIX}": content[QUERY] + 1}, tiny())
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

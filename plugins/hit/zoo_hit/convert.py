@@ -133,7 +133,8 @@ def official(content: Mapping[str, Any], recipe: Recipe) -> Imported:
     """A checkpoint's tensors in our names: `generator/`, `discriminator/` and, the average, `ema_generator/`.
 
     What the recipe's networks have no place for stays under its own name, and what has not the shape of its place keeps
-    its layout: for the core to list. Raises UserError when the file holds no tensor of HiT, or what is no tensor.
+    its layout: for the core to list. Raises UserError when the file holds no tensor of HiT, one of them
+    twice, or what is no tensor.
     """
     content = tensors(content, "the file")
     built = parts.outline(recipe)
@@ -149,7 +150,10 @@ def official(content: Mapping[str, Any], recipe: Recipe) -> Imported:
         place = places.get(root, {}).get(name)
         known = known or place is not None
         ours, tensor = _put(name, tensor, place)
-        found.setdefault(root if root in networks else "generator", {})[ours] = tensor
+        state = found.setdefault(root if root in networks else "generator", {})
+        if ours in state:
+            raise UserError(f"the file holds {name} twice, with {SUFFIX} at its end and without.")
+        state[ours] = tensor
     if not known:
         raise UserError(
             'the file holds no tensor of HiT, such as "generator/dense_layer/layer_with_weights-0/kernel"; '
@@ -201,8 +205,8 @@ def _places(network: nn.Module | None, root: str) -> dict[str, _Place]:
 
 def _put(name: str, tensor: Tensor, place: _Place | None) -> tuple[str, Tensor]:
     """Our name and layout; what does not belong there is given back in a way that the core must notice."""
-    if place is None:
-        return name, tensor
+    if place is None:  # a name without a slash may be called as one of ours is
+        return name if "/" in name else f"{name} (not an official name)", tensor
     if tensor.shape == place.their_shape:
         return place.ours, place.layout.to_ours(tensor).contiguous()
     # Misshapen; yet one that has our shape, by chance or because somebody has transposed it, would pass for right.

@@ -65,6 +65,7 @@ def test_every_variable_that_does_not_fit_is_named(tmp_path: Path) -> None:
         "model/g_snconv_last/w": np.zeros((1, 3, 8, 3), np.float32),
         "model/g_block6/cbn_0/beta": np.zeros(3, np.float32),
         "model/d_new/w": np.zeros((2, 2), np.float32),
+        "dense.weight": np.zeros((2048, 128), np.float32),  # by our name, not theirs
     }
     file = tmp_path / "sagan.npz"
     np.savez(file, **variables)
@@ -77,9 +78,10 @@ def test_every_variable_that_does_not_fit_is_named(tmp_path: Path) -> None:
         "generator: model/g_snconv_last/w is [1, 3, 8, 3], which does not fit [3, 8, 3, 3]",
         "generator: model/g_block6/cbn_0/beta [3] is left over",
         "discriminator: model/d_new/w [2, 2] is left over",
+        "generator: dense.weight (not an official name) [2048, 128] is left over",
     ):
         assert line in said
-    assert len(said.splitlines()) == 9
+    assert len(said.splitlines()) == 10
 
 
 def test_other_sizes_classes_and_recipes_are_sentences(tmp_path: Path) -> None:

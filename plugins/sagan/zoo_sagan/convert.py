@@ -160,8 +160,10 @@ def from_official(variables: Mapping[str, Tensor], network: nn.Module) -> dict[s
         theirs = name.removeprefix(PREFIX)
         if _NOT_WEIGHTS.match(theirs):
             continue
-        ours = places.get(theirs, name)
-        if ours in own:
+        ours = places.get(theirs)
+        if ours is None:
+            ours = f"{name} (not an official name)" if name in own else name  # it may be called as one of ours is
+        else:
             layout = official_name(ours, network)[1]
             if value.shape == layout.to_theirs(own[ours]).shape:
                 value = layout.to_ours(value)

@@ -10,9 +10,13 @@ def zoo_plugin(register) -> None:
     register(
         Plugin(
             name="vqgan",
-            summary="Parts of it so far: the patch discriminator and the autoencoder's attention.",
+            summary="An autoencoder of discrete codes, judged patch by patch, and a transformer that draws the codes.",
             paper=Paper("Taming Transformers for High-Resolution Image Synthesis", "2012.09841", "CVPR 2021"),
+            generators={"vqgan": "zoo_vqgan.generator:Generator"},
             discriminators={"patch": "zoo_vqgan.discriminator:PatchDiscriminator"},
             attentions={"spatial": "zoo_vqgan.blocks:SpatialAttention"},
+            losses={"hinge": "zoo_vqgan.stage1_loss:Hinge", "vanilla": "zoo_vqgan.stage1_loss:Vanilla"},
+            stages="zoo_vqgan.stages:build",
+            recipes="zoo_vqgan.recipes",
         )
     )
