@@ -351,6 +351,12 @@ def test_a_mistake_is_a_sentence_and_nothing_is_written(trained, tmp_path, mista
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_is_no_picture(trained, tmp_path) -> None:
+    with pytest.raises(UserError, match="is a folder; name a PNG in it"):
+        attend(trained, "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unconditional_generator_takes_no_label() -> None:
     with pytest.raises(UserError, match="unconditional; leave --label out"):
         sampling.class_number("0", (), 0)

@@ -23,7 +23,10 @@ SPINE = (
 )
 """From the top down. `recipe` is plain data without torch, so it stands below what it describes."""
 
-NOT_FOR_PLUGINS = ("cli", "commands", "session", "trainer", "runs", "evaluation", "checkpoint", "journal", "processes")
+NOT_FOR_PLUGINS = (
+    *("cli", "commands", "session", "trainer", "runs", "evaluation", "checkpoint", "journal", "processes"),
+    *("importing", "tensor_files", "attending", "attention_sheet", "bench", "bench_memory", "flops"),
+)
 WITHOUT_TORCH = ("cli", "recipe", "catalog", "plugins", "registry", "builtin", "hookspecs", "spec", "schema", "errors")
 
 PAPERS = re.compile(r"sagan|styleswin|stylenat|vqgan|\bhit\b|codebook|quantiz", re.IGNORECASE)

@@ -75,8 +75,9 @@ def match(content: Mapping[str, Any], plugin: str, name: str, changes: Changes) 
     before = wanted = recipe.load(plugin, name, changes)
     _outline(wanted)  # a mistake in the recipe is its own, not the file's
     imported = _convert(content, wanted)
-    if imported.settings:
-        wanted = recipe.load(plugin, name, [*changes, *imported.settings.items()])
+    settings = {**imported.settings, **_averages_kept(wanted, imported)}
+    if settings:
+        wanted = recipe.load(plugin, name, [*changes, *settings.items()])
         _check_contradiction(changes, before, wanted)
         imported = _convert(content, wanted)
         if imported.settings:  # of another type than the recipe's, "2" for 2 say
@@ -230,6 +231,16 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], title: str) -> None:
             advance(1)
     if bad:
         raise UserError(f"the {title} is not finite in {', '.join(bad[:3])} ({len(bad)} tensors in all).")
+
+
+def _averages_kept(wanted: Recipe, imported: Imported) -> dict[str, int]:
+    """Where an average would begin as a copy of the raw weights, further training would lose the file's."""
+    specs = wanted.train.averages
+    return {
+        f"train.averages.{name}.start_images": 0
+        for name in imported.averages
+        if name in specs and specs[name].start_images
+    }
 
 
 def _changed(before: Recipe, after: Recipe) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from zoo_core.errors import UserError
+
 
 @click.command("attend")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -64,4 +66,6 @@ def command(
 
 
 def _png(path: Path) -> Path:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a PNG in it with --out.")
     return path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")

@@ -45,6 +45,7 @@ def command(
 
     Medians over the rounds, with their range. Nothing is trained or kept.
     """
+    from zoo_core import catalog
     from zoo_core import recipe as recipes
 
     changes: list[tuple[str, Any]] = [recipes.parse_set(text) for text in settings]
@@ -52,7 +53,7 @@ def command(
     changes += [("train.precision", precision)] if precision else []
     wanted = _fitted(recipes.load(plugin, recipe, changes))
     report = _measure(wanted, ("fast", against) if against else ("fast",), repeats, clock)
-    report = {"plugin": plugin, "recipe": recipe or "default", "set": list(settings), **report}
+    report = {"plugin": plugin, "recipe": recipe or catalog.plugin(plugin).recipe, "set": list(settings), **report}
     if file:
         _write(file, report)
     _show(report)

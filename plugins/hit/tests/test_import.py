@@ -45,6 +45,8 @@ def test_a_training_checkpoint_as_npz_draws_the_golden_image(tmp_path: Path, ave
         image = run.generator(torch.from_numpy(recorded["z"])).permute(0, 2, 3, 1)
     ours = stored_part(recorded, "infer_image", image)
     note("hit: import", "g_tiny32", "image", peak_error(ours, recorded["infer_image"]), 1e-4)
+    # A file's average is kept by training that goes on: it does not begin as a copy of the raw weights.
+    assert (run.recipe.train.averages["generator"].start_images == 0) == average
     if average:
         imports.draws(run, tmp_path)
 
