@@ -46,14 +46,15 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, H, W]` -> `[B, outputs, H, W]`, or half the side."""
-        h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
+        h = F.relu(self.conv1(x if self.first else F.relu(x)))
         if not self.halve:
-            return h + self.shortcut(x)
+            return self.conv2(h) + self.shortcut(x)
+        if not is_plain():
+            return self.conv2.halved(h) + self.shortcut(F.avg_pool2d(x, 2))
         # The official code averages before the 1x1 convolution in its first block and after it in the others; both
         # give the same numbers, and before is a quarter of the work.
-        if is_plain() and not self.first:
-            return F.avg_pool2d(h, 2) + F.avg_pool2d(self.shortcut(x), 2)
-        return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))
+        shortcut = self.shortcut(F.avg_pool2d(x, 2)) if self.first else F.avg_pool2d(self.shortcut(x), 2)
+        return F.avg_pool2d(self.conv2(h), 2) + shortcut
 
 
 class Discriminator(Base):

@@ -40,7 +40,8 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
         """`[B, inputs, H, W]` -> `[B, outputs, 2H, 2W]`."""
-        h = self.conv1(_double(F.relu(self.norm1(x, label))))
+        h = F.relu(self.norm1(x, label))
+        h = self.conv1(_double(h)) if is_plain() else self.conv1.doubled(h)
         h = self.conv2(F.relu(self.norm2(h, label)))
         # The official code repeats pixels before its 1x1 convolution; after it is the same at a quarter of the work.
         return h + (self.shortcut(_double(x)) if is_plain() else _double(self.shortcut(x)))
