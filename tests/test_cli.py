@@ -184,7 +184,7 @@ def test_show_prints_the_phases_and_the_sizes(workspace: Path) -> None:
     text, _, stages = found.out.partition("\nstage ")
     assert yaml.safe_load(text)["loss"] == {"name": "hinge", "r1": 1}
     assert [line.split()[0] for line in stages.splitlines()[2:5]] == ["generator", "discriminator", "r1"]
-    assert "trainable parameters, lr 0.0006" in stages
+    assert "trainable parameters, lr 0.0004" in stages
 
 
 # --- mistakes ---

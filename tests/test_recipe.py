@@ -224,7 +224,7 @@ OUT_OF_RANGE = {
     "data.resolution=48": "data.resolution must be a power of two from 4 on, not 48.",
     "data.resolution=-4": "data.resolution must be a power of two",
     "train.batch=0": "train.batch must be at least 1, not 0.",
-    "train.images=5": "train.images=5 is less than one batch of 16.",
+    "train.images=5": "train.images=5 is less than one batch of 32.",
     "train.keep=0": "train.keep must be at least 1, not 0.",
     "train.micro_batch=-1": "train.micro_batch cannot be negative.",
     "train.optimizers.generator.lr=-1": "an optimizer's lr must be above 0, not -1.0.",
