@@ -42,9 +42,14 @@ class Match:
 
 
 def find_recipe(content: Mapping[str, Any], plugin: str, changes: Changes) -> str:
-    """The one recipe of the plugin that the file fits. Raises UserError when there is none, or several."""
+    """The one recipe of the plugin that the file fits; of several, the one that its configuration leaves as it is.
+
+    Raises UserError when there is none, or when there are still several.
+    """
     reasons = {name: _why_not(content, plugin, name, changes) for name in recipe.names(plugin)}
     found = [name for name, reason in reasons.items() if not reason]
+    if len(found) > 1:
+        found = [name for name in found if not match(content, plugin, name, changes).settings] or found
     if len(found) == 1:
         return found[0]
     if found:

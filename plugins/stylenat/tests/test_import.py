@@ -11,8 +11,9 @@ import torch
 from goldens import Case
 from torch import Tensor
 
-from zoo_core import recipe
+from zoo_core import importing, parts, recipe
 from zoo_stylenat.configuration import settings
+from zoo_stylenat.convert import generator_to_official
 
 SMALL = {"discriminator.max_channels": 16, "data.resolution": 32}
 """A small discriminator where the file holds none. The discriminator's options are the recipe's, not the file's."""
@@ -119,3 +120,12 @@ def test_a_published_configuration_changes_nothing_in_its_recipe(name: str) -> N
     changed = settings(argparse.Namespace(**args), recipe.load("stylenat", "tiny"))
     assert changed["data.resolution"] == size and changed["generator.min_heads"] == args["min_heads"]
     assert settings(None, wanted) == settings([args], wanted) == {}
+
+
+def test_of_several_recipes_that_fit_the_one_of_the_files_own_size_is_found() -> None:
+    """The configuration wins over a recipe, so a file of 256 px fits the recipe for 1024 px too."""
+    whole = parts.outline(recipe.load("stylenat", "ffhq256")).generator.state_dict()
+    weights = {name: torch.zeros(()).expand(value.shape) for name, value in whole.items()}
+    content = {"g_ema": generator_to_official(weights, legacy=True), "args": argparse.Namespace(size=256)}
+    assert importing.fitting(content, "stylenat", ["ffhq1024", "ffhq256"], []) == ["ffhq1024", "ffhq256"]
+    assert importing.find_recipe(content, "stylenat", []) == "ffhq256"
