@@ -1,4 +1,4 @@
-"""The four interfaces that a paper fills in: Generator, Discriminator, Attention, Loss.
+"""The interfaces that a paper fills in: Generator, Discriminator, Attention, Decoder, Loss.
 
 Shapes: images `[B, 3, H, W]` float; labels `[B]` int64 or None; token grids `[B, H, W, C]`.
 A part is built by keyword only, and its keyword-only arguments are its options:
@@ -6,10 +6,11 @@ A part is built by keyword only, and its keyword-only arguments are its options:
     generator      factory(*, resolution: int, num_classes: int, **options)
     discriminator  factory(*, resolution: int, num_classes: int, **options)
     attention      factory(site, *, **options)
+    decoder        factory(latent, *, **options)
     loss           factory(*, **options)
 
-`num_classes` is 0 for unlabelled data. An option named `attention` is given as a function `Site -> Attention`
-(None: the paper's own).
+`num_classes` is 0 for unlabelled data. An option named `attention` is given as a function `Site -> Attention`, one
+named `decoder` as a function `Latent -> Decoder` (None: the paper's own).
 """
 
 from __future__ import annotations
@@ -95,6 +96,44 @@ class Attention(nn.Module, ABC):
 AttentionFactory = Callable[[Site], Attention]
 
 
+@dataclass(frozen=True)
+class Latent:
+    """Where a decoder stands: what it gets and what it must draw."""
+
+    z_channels: int
+    """Channels of the latent map."""
+    side: int
+    """Nominal side of the latent map; a decoder that can only draw one size draws from this one."""
+    resolution: int
+    """Nominal side of the image, a power of two times `side`."""
+    out_channels: int = 3
+    """Channels of the image; labels of a segmentation."""
+
+
+class Decoder(nn.Module, ABC):
+    """Draws images from latent maps: `[B, z_channels, h, w]` -> `[B, out_channels, H, W]`, not clamped."""
+
+    last_weight: nn.Parameter
+    """The weight of the last layer, where losses may compare their gradients. Everything that comes after it is run
+    backward once more for that, so little should."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode."""
+
+
+DecoderFactory = Callable[[Latent], Decoder]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What drawing one image takes, for progress bars."""
+
+    steps: int = 1
+    unit: str = "images"
+    """What a step makes."""
+
+
 class Generator(nn.Module, ABC):
     """Anything that draws images."""
 
@@ -102,10 +141,21 @@ class Generator(nn.Module, ABC):
     num_classes: int = 0
     pixels: Pixels = PIXELS["symmetric"]
     """The space that the network itself draws in; the recipe's `data.pixels`."""
+    map_kind: str = ""
+    """What it must be shown to draw an image: "labels" or "depth", a map of each pixel; "": nothing."""
 
     @abstractmethod
     def sample(self, num: int, label: Tensor | None = None, rng: Rng | None = None) -> Tensor:
-        """Draw `num` images `[num, 3, H, W]` in [-1, 1]. A paper's knobs are keyword-only arguments of its own."""
+        """Draw `num` images `[num, 3, H, W]` in [-1, 1]. A paper's knobs are keyword-only arguments of its own.
+
+        Three of them the core knows: `maps [num, 1, H, W]`, as `Batch.maps` has them, of a generator with a
+        `map_kind`; `size`, (height, width) in pixels, of one that draws other sizes than its resolution; `progress`,
+        which is called with the number of `Work` steps done since it was called last, over all images.
+        """
+
+    def work(self, size: tuple[int, int] | None = None) -> Work:
+        """What `sample` does for one image, of this size where `sample` has that knob."""
+        return Work()
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The networks that it consists of, by the names under which stages train and keep them."""
@@ -154,6 +204,29 @@ class LatentGenerator(Generator):
         """Draw z, run the forward, leave the recipe's pixel space, clamp."""
         label, rng = self.complete(num, label, rng)
         return self.finish(self(self.latent(rng), label))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images that went through a bottleneck and came back."""
+
+    image: Tensor
+    """`[B, 3, H, W]` in [-1, 1]."""
+    tokens: Tensor | None = None
+    """`[B, ...]` int64: the tokens in the bottleneck, None where there are none."""
+    vocabulary: int = 0
+    """Tokens are below this number."""
+
+
+class Reconstructing(ABC):
+    """What a generator can do beside drawing, where part of it is an autoencoder; inherited beside `Generator`."""
+
+    reconstructs_with: tuple[str, ...]
+    """Those of its `networks()` that it needs for it."""
+
+    @abstractmethod
+    def reconstruct(self, image: Tensor, rng: Rng | None = None) -> Reconstruction:
+        """Encode and decode `image [B, 3, H, W]` in [-1, 1]; `rng` has one row per image."""
 
 
 class Discriminator(nn.Module, ABC):

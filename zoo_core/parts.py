@@ -10,13 +10,15 @@ import torch
 
 from zoo_core import catalog
 from zoo_core.errors import UserError
-from zoo_core.interfaces import PIXELS, Attention, AttentionFactory, Discriminator, Generator, Loss, Site
+from zoo_core.interfaces import PIXELS, Discriminator, Generator, Loss
 from zoo_core.recipe import Part, Recipe, plain
 from zoo_core.rng import seed_of
 from zoo_core.schema import Option, check_keys, coerce, join, options_of
 
 GIVEN = ("resolution", "num_classes")
 """Arguments that the core passes to networks; a recipe sets them in `data`."""
+NESTED = ("attention", "decoder")
+"""Options that name a component. The host builds it where it stands, so it is given a function."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +66,32 @@ def complete(recipe: Recipe) -> Recipe:
         part = recipe.part(kind)
         if part is not None:
             known = options_of(factory(kind, part.name, recipe.plugin))
-            options = {**_defaults(known), **checked(part.options, known, kind)}
-            if options.get("attention") is not None:
-                make, own = _attention(options["attention"], _home(part, recipe), f"{kind}.attention")
-                options["attention"] = {"name": options["attention"]["name"], **_defaults(options_of(make)), **own}
+            options = {**_defaults(known), **checked(_with_sections(kind, part, known, recipe), known, kind)}
+            for name in NESTED:
+                if options.get(name) is not None:
+                    make, own = _component(name, options[name], _home(part, recipe), f"{kind}.{name}")
+                    options[name] = {"name": options[name]["name"], **_defaults(options_of(make)), **own}
             changes[kind] = Part(part.name, plain(options))
+    changes["sections"] = {name: part for name, part in recipe.sections.items() if name not in NESTED}
     return recipe.replace(**changes)
 
 
-def attention_factory(part: Mapping[str, Any], home: str, place: str = "attention") -> AttentionFactory:
-    """`{name: core/full, qkv_bias: false}` -> a function of the site, its options checked at once."""
-    make, options = _attention(part, home, place)
-
-    def attention(site: Site) -> Attention:
-        return make(site, **options)
-
-    return attention
+def nested_factory(kind: str, part: Mapping[str, Any], home: str, place: str = "") -> Callable[[Any], Any]:
+    """`{name: core/full, qkv_bias: false}` -> a function of the place where it stands, its options checked at once."""
+    make, options = _component(kind, part, home, place or kind)
+    return lambda standing: make(standing, **options)
 
 
-def _attention(part: Mapping[str, Any], home: str, place: str) -> tuple[Callable[..., Attention], dict[str, Any]]:
+def _component(kind: str, part: Mapping[str, Any], home: str, place: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     if not isinstance(part, Mapping) or "name" not in part:
-        raise UserError(f"{place} needs a name, as in {{name: full}}.")
-    make = factory("attention", coerce(part["name"], str, join(place, "name")), home)
+        raise UserError(f"{place} needs a name, as in {{name: {'full' if kind == 'attention' else 'PLUGIN/NAME'}}}.")
+    make = factory(kind, coerce(part["name"], str, join(place, "name")), home)
     given = {key: value for key, value in part.items() if key != "name"}
     return make, checked(given, options_of(make), place)
 
 
 def checked(values: Mapping[str, Any], known: Mapping[str, Option], place: str) -> dict[str, Any]:
-    """Options of a component, coerced to its annotations. Nested attention stays as it was written."""
+    """Options of a component, coerced to its annotations. Nested components stay as they were written."""
     for name in values:
         if name in GIVEN:
             raise UserError(f"{join(place, name)} is not an option: it follows from the data section.")
@@ -100,16 +100,18 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Option], place: str) 
         if option.required and option.name not in values and option.name not in GIVEN:
             raise UserError(f"{join(place, option.name)} is missing.")
     return {
-        name: value if name == "attention" else coerce(value, known[name].kind, join(place, name))
+        name: value if name in NESTED else coerce(value, known[name].kind, join(place, name))
         for name, value in values.items()
     }
 
 
 def _network(kind: str, part: Part, recipe: Recipe) -> Any:
     make = factory(kind, part.name, recipe.plugin)
-    options = checked(part.options, options_of(make), kind)
-    if options.get("attention") is not None:
-        options["attention"] = attention_factory(options["attention"], _home(part, recipe), f"{kind}.attention")
+    known = options_of(make)
+    options = checked(_with_sections(kind, part, known, recipe), known, kind)
+    for name in NESTED:
+        if options.get(name) is not None:
+            options[name] = nested_factory(name, options[name], _home(part, recipe), f"{kind}.{name}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.train.seed, "init", kind))
         try:
@@ -124,6 +126,19 @@ def _network(kind: str, part: Part, recipe: Recipe) -> Any:
     if kind == "generator":
         network.pixels = PIXELS[recipe.data.pixels]
     return network
+
+
+def _with_sections(kind: str, part: Part, known: Mapping[str, Option], recipe: Recipe) -> dict[str, Any]:
+    """A network's options, and for the generator what the recipe says of its nested components in sections."""
+    own = dict(part.options)
+    for name in NESTED:
+        section = recipe.sections.get(name) if kind == "generator" else None
+        if section is not None:
+            if name not in known or own.get(name) is not None:
+                why = f"has no {name}" if name not in known else f"names its {name} itself, in generator.{name}"
+                raise UserError(f"the section {name} fits nothing: the generator {part.name} {why}.")
+            own[name] = {"name": section.name, **section.options}
+    return own
 
 
 def _home(part: Part, recipe: Recipe) -> str:

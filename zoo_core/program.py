@@ -21,6 +21,8 @@ class Batch:
     label: Tensor | None
     rng: Rng
     """This phase's random streams, one row per image."""
+    maps: Tensor | None = None
+    """What `data.maps` names: label maps `[B, 1, H, W]` int64, or depth `[B, 1, H, W]` float32 in the file's units."""
 
     def __len__(self) -> int:
         return len(self.image)

@@ -172,7 +172,7 @@ def _set(raw: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def _named(key: Any, value: Any) -> Any:
     """A part given as text is its name: `attention: full` is `attention: {name: full}`."""
-    if key in (*PARTS, "attention") and isinstance(value, str):
+    if key in (*PARTS, "attention", "decoder") and isinstance(value, str):
         return {"name": value}
     if isinstance(value, dict):
         return {inner: _named(inner, item) for inner, item in value.items()}

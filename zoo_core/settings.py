@@ -29,6 +29,9 @@ class Data:
     """[-1, 1], or normalised by ImageNet's mean and deviation."""
     labels: bool = False
     """Whether the networks are given the class."""
+    maps: Literal["", "labels", "depth"] = ""
+    """A map for each image, which the networks are given: the source then has two folders, `images` and one of this
+    name, with files of the same names."""
     mirror: bool = False
     """Mirror each image with probability 1/2."""
     filter: Literal["lanczos", "bicubic", "bilinear", "box"] = "lanczos"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
-KINDS = ("generator", "discriminator", "attention", "loss")
+KINDS = ("generator", "discriminator", "attention", "decoder", "loss")
 """The kinds of component that a plugin can bring."""
 
 
@@ -53,6 +53,7 @@ class Plugin:
     generators: Mapping[str, str] = field(default_factory=dict)
     discriminators: Mapping[str, str] = field(default_factory=dict)
     attentions: Mapping[str, str] = field(default_factory=dict)
+    decoders: Mapping[str, str] = field(default_factory=dict)
     losses: Mapping[str, str] = field(default_factory=dict)
     stages: str = ""
     """`(recipe, parts) -> list[Stage]`: how this paper trains. Empty for a plugin of components only."""
@@ -96,7 +97,7 @@ class Plugin:
         return getattr(self, _FIELD[kind])
 
 
-_FIELD = {"generator": "generators", "discriminator": "discriminators", "attention": "attentions", "loss": "losses"}
+_FIELD = {kind: f"{kind}s" for kind in KINDS} | {"loss": "losses"}
 
 
 def _check_strings(owner: object, *fields: str) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from zoo_core.attention import FullAttention
 from zoo_core.errors import UserError
 from zoo_core.formulation import plain
-from zoo_core.interfaces import Attention, Site
+from zoo_core.interfaces import Attention, Decoder, Latent, Site
 from zoo_core.rng import Rng
 from zoo_vqgan.autoencoder import AutoEncoder, LabelColours
 from zoo_vqgan.blocks import Down, SpatialAttention
-from zoo_vqgan.decoder import ConvolutionalDecoder, Decoder, Latent
+from zoo_vqgan.decoder import ConvolutionalDecoder
 from zoo_vqgan.encoder import Encoder
 from zoo_vqgan.quantizers.gumbel import GumbelQuantizer
 from zoo_vqgan.quantizers.nearest import NearestQuantizer

@@ -15,9 +15,9 @@ from torch.nn.functional import conv2d, one_hot
 from vqgan_goldens import GRADIENT, Golden
 
 from zoo_core.formulation import plain
-from zoo_core.interfaces import Loss
+from zoo_core.interfaces import Latent, Loss
 from zoo_vqgan.autoencoder import AutoEncoder, LabelColours
-from zoo_vqgan.decoder import ConvolutionalDecoder, Latent
+from zoo_vqgan.decoder import ConvolutionalDecoder
 from zoo_vqgan.discriminator import PatchDiscriminator
 from zoo_vqgan.encoder import Encoder
 from zoo_vqgan.lpips import LPIPS

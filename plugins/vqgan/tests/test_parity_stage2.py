@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from vqgan_goldens import GRADIENT, Golden, first_stage, keys, weights
 
+from zoo_core.interfaces import Latent
 from zoo_vqgan.autoencoder import AutoEncoder
 from zoo_vqgan.conditions import Codes, Coordinates, Label, Unconditional, depth_map, raster
-from zoo_vqgan.decoder import ConvolutionalDecoder, Latent
+from zoo_vqgan.decoder import ConvolutionalDecoder
 from zoo_vqgan.encoder import Encoder
 from zoo_vqgan.filtering import Filter, keep_top_k, keep_top_p
 from zoo_vqgan.gpt import GPT, parameter_groups

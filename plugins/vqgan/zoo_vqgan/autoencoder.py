@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from zoo_core.interfaces import Decoder
 from zoo_core.rng import Rng
-from zoo_vqgan.decoder import Decoder
 from zoo_vqgan.encoder import Encoder
 from zoo_vqgan.quantizers import Quantized, Quantizer
 

@@ -1,49 +1,13 @@
-"""What a decoder is, and the paper's convolutional one (Esser et al., appendix A, Table 7)."""
+"""The paper's convolutional decoder (Esser et al., appendix A, Table 7)."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from zoo_core.errors import UserError
-from zoo_core.interfaces import AttentionFactory
+from zoo_core.interfaces import AttentionFactory, Decoder, Latent
 from zoo_vqgan.blocks import Level, Middle, Sites, Up, group_norm, swish
 from zoo_vqgan.encoder import level_sides
-
-
-@dataclass(frozen=True)
-class Latent:
-    """Where a decoder stands: what it gets and what it must draw."""
-
-    z_channels: int
-    """Channels of the latent map."""
-    side: int
-    """Nominal side of the latent map; a decoder that can only draw one size draws from this one."""
-    resolution: int
-    """Nominal side of the image, a power of two times `side`."""
-    out_channels: int = 3
-    """Channels of the image; labels of a segmentation."""
-
-
-class Decoder(nn.Module, ABC):
-    """Draws images from latent maps: `[B, z_channels, h, w]` -> `[B, out_channels, H, W]`, not clamped.
-
-    Nothing else of a decoder is looked at, so any module with this forward and this attribute will do.
-    """
-
-    last_weight: nn.Parameter
-    """The weight whose gradients the adaptive weight compares (Eq. 7): that of the last layer. Everything that comes
-    after it is run backward once more for that, so little should."""
-
-    @abstractmethod
-    def forward(self, z: Tensor) -> Tensor:
-        """Decode."""
-
-
-DecoderFactory = Callable[[Latent], Decoder]
 
 
 class ConvolutionalDecoder(Decoder):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UserError
-from zoo_core.interfaces import AttentionFactory
+from zoo_core.interfaces import AttentionFactory, DecoderFactory, Latent
 from zoo_core.interfaces import Generator as Base
 from zoo_core.rng import Rng
 from zoo_vqgan.autoencoder import AutoEncoder
 from zoo_vqgan.conditions import Condition, Label, Unconditional
-from zoo_vqgan.decoder import ConvolutionalDecoder, Latent
+from zoo_vqgan.decoder import ConvolutionalDecoder
 from zoo_vqgan.encoder import Encoder
 from zoo_vqgan.filtering import Filter, chooser
 from zoo_vqgan.gpt import GPT
@@ -32,8 +32,8 @@ class Generator(Base):
 
     Two networks that two stages train: `autoencoder`, then `prior`. Options: `channels`, `multipliers`, `blocks`,
     `attention_resolutions`, `z_channels`, `dropout` of encoder and decoder (their widths are multiples of 32);
-    `attention`, None for the paper's own, and `attention_heads`; `quantizer` and `prior`, see `zoo_vqgan.options`.
-    The defaults are the published f16 model. Raises UserError for an option out of range.
+    `attention` and `decoder`, None for the paper's own; `attention_heads`; `quantizer` and `prior`, see
+    `zoo_vqgan.options`. The defaults are the published f16 model. Raises UserError for an option out of range.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Generator(Base):
         num_classes: int = 0,
         attention: AttentionFactory | None = None,
         attention_heads: int = 1,
+        decoder: DecoderFactory | None = None,
         channels: int = 128,
         multipliers: tuple[int, ...] = (1, 1, 2, 2, 4),
         blocks: int = 2,
@@ -67,10 +68,11 @@ class Generator(Base):
             "attention_heads": attention_heads,
             "dropout": dropout,
         }
+        latent = Latent(z_channels, self.side, resolution)
         self.autoencoder = AutoEncoder(
             encoder=Encoder(resolution=resolution, z_channels=z_channels, **shape),
             quantizer=_quantizer(quantizer, z_channels),
-            decoder=ConvolutionalDecoder(Latent(z_channels, self.side, resolution), **shape),
+            decoder=decoder(latent) if decoder else ConvolutionalDecoder(latent, **shape),
             z_channels=z_channels,
             embed_dim=quantizer.embed_dim,
         )

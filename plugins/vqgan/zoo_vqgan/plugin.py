@@ -15,8 +15,10 @@ def zoo_plugin(register) -> None:
             generators={"vqgan": "zoo_vqgan.generator:Generator"},
             discriminators={"patch": "zoo_vqgan.discriminator:PatchDiscriminator"},
             attentions={"spatial": "zoo_vqgan.blocks:SpatialAttention"},
+            decoders={"convolutional": "zoo_vqgan.decoder:ConvolutionalDecoder"},
             losses={"hinge": "zoo_vqgan.stage1_loss:Hinge", "vanilla": "zoo_vqgan.stage1_loss:Vanilla"},
             stages="zoo_vqgan.stages:build",
             recipes="zoo_vqgan.recipes",
+            sections=("decoder",),
         )
     )
