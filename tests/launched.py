@@ -31,7 +31,7 @@ def recipe(**changes: object) -> Recipe:
 
 def plainly(made: Stage) -> Stage:
     """With plain gradient descent: Adam turns rounding into whole steps where a gradient is next to nothing."""
-    optimizers = {name: torch.optim.SGD(network.parameters(), 1e-2) for name, network in made.networks.items()}
+    optimizers = {name: torch.optim.SGD(made.networks[name].parameters(), 1e-2) for name in made.optimizers}
     return dataclasses.replace(made, optimizers=optimizers)
 
 

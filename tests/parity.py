@@ -51,7 +51,16 @@ def note(
     Of all that is noted for a row the table shows the largest error, and the sum of `count`, the arrays (or figures)
     compared. `why`: the reason for a tolerance above those of all, which becomes a footnote.
     """
-    if rows := os.environ.get("ZOO_PARITY_ROWS"):
-        with open(rows, "a") as file:  # one short write a row: several workers append to it
-            file.write(json.dumps([module, configuration, quantity, error, tolerance, count, why]) + "\n")
+    _write(module, configuration, quantity, error, tolerance, count, why)
     assert error <= tolerance, f"{module}, {configuration}, {quantity}: {error:.1e}, allowed {tolerance:.0e}"
+
+
+def read(file: str, array: str) -> None:
+    """Say that a test reads this array of a golden file such as `hit/misc`: arrays that none reads are found so."""
+    _write(file, array)
+
+
+def _write(*line: object) -> None:
+    if rows := os.environ.get("ZOO_PARITY_ROWS"):
+        with open(rows, "a") as file:  # one short write a line: several workers append to it
+            file.write(json.dumps(line) + "\n")

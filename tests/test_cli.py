@@ -47,6 +47,7 @@ LIGHT = {
     "import --help": 0,
     "train --help": 0,
     "sample --help": 0,
+    "reconstruct --help": 0,
     "evaluate --help": 0,
     "trian": 2,
     "train": 2,
@@ -247,7 +248,20 @@ MISTAKES = {
     "label out of range": (["sample", "run", "--label", "2"], "there is no class 2; there are 0 to 1."),
     "negative label": (["sample", "run", "--label=-1"], "there is no class -1; there are 0 to 1."),
     "unknown knob": (["sample", "run", "--truncation", "0.5"], 'this generator has no knob "truncation"'),
+    "unknown knob, by --set": (
+        ["sample", "run", "--set", "top_k=5"],
+        'this generator has no knob "top_k"; there is none.',
+    ),
+    "a setting without a value": (["sample", "run", "--set", "top_k"], "--set takes path=value"),
+    "size of a fixed size": (["sample", "run", "--size", "16x16"], "images of 32x32 pixels only; leave --size out."),
+    "a size that is none": (["sample", "run", "--size", "512"], "--size takes HEIGHTxWIDTH in pixels, such as 512x768"),
     "sample below a file": (["sample", "run", "--out", "file/x"], "cannot make the folder file/x"),
+    # reconstruct
+    "nothing to reconstruct with": (
+        ["reconstruct", "run"],
+        "has no encoder, so it reconstructs nothing; `zoo sample run`",
+    ),
+    "reconstruct no run": (["reconstruct", "pics"], "pics is not a run"),
     # evaluate
     "evaluate no run": (["evaluate", "pics"], "pics is not a run"),
     "figures that are none": (

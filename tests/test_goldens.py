@@ -8,6 +8,7 @@ import numpy as np
 import parity
 import pytest
 import torch
+import vqgan_goldens
 from goldens import Case
 from sagan_goldens import Golden
 
@@ -41,3 +42,12 @@ def test_our_rule_of_the_style_papers_images_gives_the_stored_ones(name: str) ->
     if "in/image" not in case.data:
         pytest.skip("the small set of golden numbers does not store the images")
     assert torch.equal(case.image(), case.array("in/image"))
+
+
+@pytest.mark.parametrize("name", vqgan_goldens.INPUTS)
+def test_our_rule_of_vqgans_images_gives_the_stored_ones(name: str) -> None:
+    file, array = name.split("/")
+    stored = vqgan_goldens.Golden(file).arrays
+    if array not in stored:
+        pytest.skip("the small set of golden numbers does not store the images")
+    assert np.allclose(vqgan_goldens.drawn(name), stored[array], rtol=0, atol=1e-6)

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,6 +13,7 @@ import launched
 import pytest
 import toys
 from conftest import Zoo
+from launching import launch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,31 +25,6 @@ pytestmark = pytest.mark.launch
 needs_sagan = pytest.mark.skipif(
     not entry_points(group="zoo", name="sagan"), reason="zoo-sagan is not installed; `pip install -e plugins/sagan`"
 )
-
-
-@contextmanager
-def launch(folder: Path, *arguments: object) -> Iterator[subprocess.Popen]:
-    """`accelerate launch` with two processes on the CPU, all gone at the end."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--main_process_port", port]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        [*map(str, command), *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()  # the launcher ends its processes
-            process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ SPINE = (
 
 NOT_FOR_PLUGINS = (
     *("cli", "commands", "session", "trainer", "runs", "evaluation", "checkpoint", "journal", "processes"),
-    *("importing", "tensor_files", "attending", "attention_sheet", "bench", "bench_memory", "flops"),
+    *("wrapping", "drivers", "sharded", "zero"),
+    *("importing", "tensor_files", "restricted_pickle", "attending", "attention_sheet", "bench", "bench_memory"),
+    *("flops", "reconstruction"),
 )
 WITHOUT_TORCH = ("cli", "recipe", "catalog", "plugins", "registry", "builtin", "hookspecs", "spec", "schema", "errors")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import parity
 import parity_table
 import pytest
@@ -54,6 +55,20 @@ def test_what_is_noted_comes_back_from_the_page(tmp_path: Path, monkeypatch: pyt
     petals, root = parity_table.parse(page)
     assert petals == replace(rows[0], quantity="activations (3)", count=1)
     assert (root.error, root.tolerance, root.why) == (6e-2, 5e-2, "[^1]")
+
+
+def test_arrays_that_no_test_reads_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_PARITY_ROWS", str(tmp_path / "rows"))
+    monkeypatch.setattr(parity_table, "LEFT_OUT", {"orchid/small/seed:*": "It is not sown."})
+    (tmp_path / "orchid").mkdir()
+    arrays = ("petals", "root__sub", "root__shape", "leaf__sub", "leaf__stats", "seed:1", "seed:2")
+    np.savez(tmp_path / "orchid" / "small.npz", **dict.fromkeys(arrays, np.zeros(1)))
+    parity.read("orchid/small", "petals")
+    parity.read("orchid/small", "root")
+    parity.note("orchid: petals", "small", "activations", 0.0, 1e-4)
+    assert parity_table.unread(tmp_path / "rows", tmp_path) == ["orchid/small/leaf"]
+    page = parity_table.tables(parity_table.read(tmp_path / "rows"), {})
+    assert "- `small/seed:*`: It is not sown." in page and len(parity_table.parse(page)) == 1
 
 
 def test_an_error_that_is_no_number_is_above_every_tolerance() -> None:

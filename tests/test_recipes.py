@@ -188,7 +188,9 @@ PUBLISHED = {
 
 
 def test_no_recipe_of_ours_is_left_out() -> None:
-    found = {(plugin, name) for plugin, name in RECIPES if plugin in OURS and name != "tiny"}
+    # Those of several stages are looked at by their own plugin's tests.
+    single = [plugin for plugin in TRAINABLE if plugin in OURS and not recipe.load(plugin).train.stages]
+    found = {(plugin, name) for plugin, name in RECIPES if plugin in single and name != "tiny"}
     assert found == {key for key in PUBLISHED if key[0] in installed().loaded}
 
 

@@ -217,7 +217,7 @@ def test_run_on_other_images_is_refused(tmp_path, train):
 
 @needs_sagan
 def test_second_training_in_one_folder_is_refused(tmp_path, train):
-    with runs.locked(tmp_path / "run"), pytest.raises(UserError, match="another process is training"):
+    with runs.locked(tmp_path / "run"), pytest.raises(UserError, match="another process is working"):
         train(tmp_path / "run", train__images=8)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
     outcome, _ = train(tmp_path / "run", train__images=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fakes
+import numpy as np
 import pytest
 import torch
 import toys
 import two_stages
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from zoo_core import checkpoint, plugins, recipe, session
 from zoo_core.errors import UserError
@@ -145,3 +148,22 @@ def test_budget_of_one_stage_may_change_and_its_batch_may_not(home: Path) -> Non
     assert outcome.images == 80 + 64
     with pytest.raises(UserError, match="train.stages.chooser.batch is 8 there and 4 here"):
         train(home, train__stages__chooser__images=64, train__stages__chooser__batch=4)
+
+
+def test_what_a_stage_concludes_is_logged_and_its_sheets_stand_beside_the_grids(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = two_stages.build
+
+    def telling(recipe, parts):
+        first, second = built(recipe, parts)
+        conclude, sheets = (lambda clock: {"seen": clock.images}), {"grey": lambda: np.full((4, 6, 3), 9, np.uint8)}
+        return [dataclasses.replace(first, conclude=conclude, sheets=sheets), second]
+
+    monkeypatch.setattr(two_stages, "build", telling)
+    train(home, only="table", train__sample_images=40)
+    lines = [json.loads(line) for line in (home / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["seen"] for line in lines if "event" not in line] == list(range(0, 80, 4))
+    sheets = sorted((home / "run/samples").glob("*grey*"))
+    assert [sheet.name for sheet in sheets] == [f"table-grey-images-{images:09d}.png" for images in (40, 80)]
+    assert Image.open(sheets[0]).size == (6, 4)

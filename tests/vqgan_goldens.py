@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,24 @@ Keys = Iterable[Sequence[Any]]
 UNFILLED = (".mask", "scaling_layer.shift", "scaling_layer.scale", ".num_batches_tracked", ".initialized", "used")
 """Ends of the keys of constants and integers, which keep what their constructor gave them."""
 
+
+INPUTS: Mapping[str, tuple[str, str, tuple[int, ...]]] = {
+    "discriminators/x": ("image", "disc/x", (2, 3, 64, 64)),
+    "discriminators/y": ("image", "disc/y", (2, 3, 64, 64)),
+    "gpt_small/base:emb": ("image", "gpt/emb", (2, 5, 64)),
+    "loss_small/x": ("smooth", "loss/x", (2, 3, 48, 48)),
+    "loss_small/f": ("smooth", "loss/f", (2, 8, 48, 48)),
+    "loss_small/cond": ("smooth", "loss/cond", (2, 2, 48, 48)),
+    "n2n_class/x": ("smooth", "cls/x", (2, 3, 64, 64)),
+    "n2n_coord/x": ("smooth", "coord/x", (2, 3, 64, 64)),
+    "n2n_depth/x": ("smooth", "dep/x", (1, 3, 64, 64)),
+    "n2n_depth/depth": ("smooth", "dep/d", (1, 1, 64, 64)),
+    "n2n_depth/depth_wide": ("smooth", "dep/dw", (1, 1, 96, 128)),
+    "n2n_uncond/x": ("smooth", "unc/x", (2, 3, 64, 64)),
+    "vq_small/x": ("smooth", "vq_small/x", (2, 3, 64, 64)),
+    "vq_small/x_nonsquare": ("smooth", "vq_small/xn", (1, 3, 48, 80)),
+}
+"""FILE/ARRAY -> the rule of images that gives it, its name there, its shape; the small set does not store these."""
 
 PARTS = ("__shape", "__stride", "__stats")
 """Ends of the arrays that describe one stored in part."""
@@ -53,19 +70,6 @@ def weights(keys: Keys, prefix: str = "") -> dict[str, Tensor]:
     }
 
 
-def first_stage(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an official VQModel under the names of our `AutoEncoder`; those of `loss.` are left out."""
-    ours = {}
-    for key, value in official.items():
-        if key.startswith("loss."):
-            continue
-        if re.search(r"\.attn[._]\d+\.(q|k|v|proj_out)\.", key):
-            key = re.sub(r"(\.attn[._]\d+)", r"\1.mixer", key)
-            value = value.flatten(1) if value.ndim == 4 else value  # a 1x1 convolution is a linear layer
-        ours[re.sub("(down|up)sample", "resample", key)] = value
-    return ours
-
-
 def keys(name: str) -> Any:
     """`NAME.keys.json`: the case's keys, or for a file of several modules a mapping from their names to such lists."""
     return json.loads(parity.golden(f"vqgan/{name}.keys.json").read_text())
@@ -80,6 +84,12 @@ def smooth(name: str, shape: Sequence[int]) -> Tensor:
 def image(name: str, shape: Sequence[int]) -> Tensor:
     """Noise in (-1, 1) of any shape."""
     return torch.from_numpy(np.tanh(_generator(name).standard_normal(tuple(shape))).astype(np.float32))
+
+
+def drawn(name: str) -> Tensor:
+    """The input of that name in `INPUTS`."""
+    rule, seed, shape = INPUTS[name]
+    return {"smooth": smooth, "image": image}[rule](f"vqgan/{seed}", shape)
 
 
 def ints(name: str, shape: Sequence[int], high: int) -> Tensor:
@@ -100,8 +110,11 @@ class Golden:
         self.checked: set[str] = set()
 
     def tensor(self, name: str) -> Tensor:
-        """A whole array, as input or to look at."""
-        return torch.from_numpy(self.arrays[name])
+        """A whole array, as input or to look at; by the rule where it is not stored."""
+        parity.read(f"vqgan/{self.name}", name)
+        if name in self.arrays:
+            return torch.from_numpy(self.arrays[name])
+        return drawn(f"{self.name}/{name}")
 
     def names(self, prefix: str = "") -> list[str]:
         """The arrays whose name starts with `prefix`; one stored in part is named once."""
@@ -141,16 +154,23 @@ class Golden:
             error = max(error, float(np.abs(np.array(stats) - self.arrays[f"{name}__stats"]).max()) / scale)
         if absolute:
             error *= scale
-        self.checked.add(name)
-        parity.note(f"vqgan: {module}", case or self.name, quantity, error, tolerance, why=why)
+        self.note(module, quantity, error, tolerance, name, case=case, why=why)
 
     def equal(self, module: str, quantity: str, name: str, ours: Tensor, *, case: str = "") -> None:
         """Compare codes, counters and tables to the last integer, apart from their shape; the error is their share."""
         golden = self.arrays[name]
         assert ours.numel() == golden.size, name
         wrong = float((ours.detach().numpy().reshape(-1) != golden.reshape(-1)).mean())
-        self.checked.add(name)
-        parity.note(f"vqgan: {module}", case or self.name, quantity, wrong, 0.0)
+        self.note(module, quantity, wrong, 0.0, name, case=case)
+
+    def note(
+        self, module: str, quantity: str, error: float, tolerance: float, *names: str, case: str = "", why: str = ""
+    ) -> None:
+        """`parity.note` for this file, of a figure that was made from these arrays."""
+        self.checked.update(names)
+        for name in names:
+            parity.read(f"vqgan/{self.name}", name)
+        parity.note(f"vqgan: {module}", case or self.name, quantity, error, tolerance, why=why)
 
     def all_checked(self, prefix: str = "", *, inputs: Iterable[str] = ()) -> None:
         """Assert that every array of that prefix was compared, apart from the inputs."""

@@ -44,28 +44,28 @@ def main() -> int:
     if not goldens or sys.argv[1:] not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
-    rows, passed = run()
+    rows, unread, passed = run(Path(goldens))
     titles = {row.paper: f"Golden numbers: {fingerprint(Path(goldens) / row.paper)}." for row in rows}
     page = HEAD + versions() + "\n\n" + parity_table.tables(rows, titles)
-    lacking = parity_table.missing(rows)
+    lacking = parity_table.missing(rows) + unread
     if lacking:
         page += "\n## Without a row\n\n" + "".join(f"- {name}\n" for name in lacking)
     if sys.argv[1:]:
         return 0 if check(page) and passed else 1
     PAGE.write_text(page, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {len(rows)} rows, {len(lacking)} modules or cases without one")
+    print(f"{PAGE.relative_to(ROOT)}: {len(rows)} rows, {len(lacking)} modules, cases or arrays without one")
     return 0 if passed and not lacking else 1
 
 
-def run() -> tuple[list[parity_table.Row], bool]:
-    """The rows of a run of the tests, and whether they passed."""
+def run(goldens: Path) -> tuple[list[parity_table.Row], list[str], bool]:
+    """The rows of a run of the tests, the golden arrays that none reads, and whether they passed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         file.touch()
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "parity"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ZOO_PARITY_ROWS": str(file)}
         passed = subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
-        return parity_table.read(file), passed
+        return parity_table.read(file), parity_table.unread(file, goldens), passed
 
 
 def check(page: str) -> bool:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import UserError
 from zoo_core.hookspecs import hookimpl
-from zoo_core.spec import Paper, Plugin, Weights
+from zoo_core.spec import Paper, Plugin, Published, Weights
 
 if TYPE_CHECKING:
     from zoo_core.runs import Run
 
 __version__ = "1.0.0"
-__all__ = ["Paper", "Plugin", "UserError", "Weights", "__version__", "hookimpl", "load"]
+__all__ = ["Paper", "Plugin", "Published", "UserError", "Weights", "__version__", "hookimpl", "load"]
 
 
 def load(run: str) -> Run:

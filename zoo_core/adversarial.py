@@ -66,6 +66,7 @@ class Game:
             raise UserError(f"{recipe.plugin} trains adversarially: the recipe needs discriminator and loss sections.")
         if not isinstance(parts.generator, LatentGenerator):
             raise UserError(f"the generator {recipe.generator.name} draws no latent vector; it has a stage of its own.")
+        _check_labels(recipe, parts)
         self.recipe = recipe
         self.generator: LatentGenerator = parts.generator
         self.discriminator: Discriminator = parts.discriminator
@@ -261,10 +262,20 @@ def split_loss(parts: Parts, terms: type[T]) -> tuple[T, Loss]:
     return build(terms, given, "loss"), parts.loss(**checked(own, known, "loss"))
 
 
+def _check_labels(recipe: Recipe, parts: Parts) -> None:
+    """A class-conditional pair: one that does not see the labels would teach the other to forget them."""
+    for kind, network in (("generator", parts.generator), ("discriminator", parts.discriminator)):
+        if recipe.data.condition and not network.num_classes:
+            raise UserError(
+                f"the recipe trains by class, but the {kind} {recipe.part(kind).name} takes no labels; "
+                f"set data.labels=false, or choose a {kind} that knows labels."
+            )
+
+
 def _check_second_order(discriminator: Discriminator) -> None:
     for name, module in discriminator.named_modules():
         if not getattr(module, "second_order", True):
             raise UserError(
                 f"R1 differentiates the discriminator twice, which its {name} ({type(module).__name__}) cannot; "
-                "choose another attention there, or set loss.r1=0."
+                "choose another attention there or its option second_order, if it has one, or set loss.r1=0."
             )

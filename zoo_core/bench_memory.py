@@ -24,7 +24,8 @@ STEPS = 2
 def peaks(recipe: Recipe, build: Build, formulation: str) -> dict[str, int]:
     """Bytes above what the process holds once the networks are built, at most: in `sampling` and in the `step`.
 
-    The step's include gradients and the optimizers' state. On CUDA the allocator's peak is read, elsewhere the resident
+    The step's include gradients and the optimizers' state. Of several stages each has a `NAME: step`, and finds there
+    what those before it leave, as in training. On CUDA the allocator's peak is read, elsewhere the resident
     set's. Raises UserError when the process is killed, which is how memory runs out.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -43,10 +44,10 @@ def _peaks(recipe: Recipe, build: Build, formulation: str) -> dict[str, int]:
         gc.collect()
         gauge = _Cuda() if workload.accelerator.device.type == "cuda" else _Resident()
         with FORMULATIONS[formulation]():
-            return {
-                "sampling": gauge.peak([workload.sampling]),
-                "step": gauge.peak(workload.step * STEPS),
-            }
+            found = {"sampling": gauge.peak(workload.sampling[:1])}
+            for stage, tasks in workload.steps.items():
+                found[f"{stage}: step" if stage else "step"] = gauge.peak(tasks * STEPS)
+            return found
 
 
 class _Resident:

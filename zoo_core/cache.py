@@ -2,7 +2,7 @@
 
 What lies where:
     $ZOO_CACHE (or $XDG_CACHE_HOME/zoo, or ~/.cache/zoo)
-      images/<form>-<key>/   images.npy, labels.npy, meta.json; complete, for it is built elsewhere and renamed
+      images/<form>-<key>/   images.npy, labels.npy, maps.npy, meta.json; complete, being built elsewhere and renamed
       images/tmp-*           being built; while nobody holds its lock it is rubbish, and the next build removes it
       images/locks/          one lock per thing to build, held by the process that builds it
       images/sources/        fingerprint of a source -> hash of its content, so that a second run reads no image
@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ import numpy as np
 import PIL
 
 from zoo_core.errors import UserError
+from zoo_core.maps import TYPES
 
 FORMAT = 1
 """Raised whenever the same files would give other arrays."""
@@ -41,6 +43,12 @@ class Form:
     resolution: int
     filter: str
     crop: str
+    maps: str = ""
+    """The kind of the maps that go with them."""
+
+    def key(self) -> dict[str, Any]:
+        """All of it but what is off, so that entries from before there were maps are found."""
+        return {name: value for name, value in asdict(self).items() if value or name != "maps"}
 
 
 @dataclass(frozen=True)
@@ -62,26 +70,55 @@ class Stored:
     images: np.ndarray
     """uint8 `[N, H, W, 3]`, mapped, read-only."""
     labels: np.ndarray | None
+    maps: np.ndarray | None
+    """`[N, H, W]`, uint16 labels or float32 depth, mapped, read-only."""
     meta: dict[str, Any]
 
 
 class Writer:
-    """Writes `images.npy` row by row; how many rows there are is known at the end."""
+    """Writes `images.npy`, and `maps.npy` where the form has maps."""
 
-    def __init__(self, path: Path, resolution: int) -> None:
+    def __init__(self, folder: Path, form: Form) -> None:
+        self._arrays = {name: _Rows(folder / f"{name}.npy", *kind) for name, kind in _arrays(form).items()}
+
+    @property
+    def num(self) -> int:
+        """Images so far."""
+        return self._arrays["images"].num
+
+    def append(self, image: np.ndarray, maps: np.ndarray | None = None) -> None:
+        """Add uint8 `[n, H, W, 3]`, and their maps `[n, H, W]`."""
+        given = {"images": image} if maps is None else {"images": image, "maps": maps}
+        for name, rows in self._arrays.items():
+            rows.append(given[name])
+
+    def finish(self) -> None:
+        """Everything is written: complete the files, and put them on the disk."""
+        for rows in self._arrays.values():
+            rows.finish()
+
+    def close(self) -> None:
+        """Let go of files that are not going to be finished."""
+        for rows in self._arrays.values():
+            rows.close()
+
+
+class _Rows:
+    """Writes one array row by row; how many rows there are is known at the end."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.num = 0
-        self._side = resolution
+        self._shape, self._dtype = shape, dtype
         self._file = open(path, "wb")  # noqa: SIM115
         self._header()
 
-    def append(self, image: np.ndarray) -> None:
-        """Add uint8 `[n, H, W, 3]`."""
-        assert image.dtype == np.uint8 and image.shape[1:] == (self._side, self._side, 3)
-        self._file.write(np.ascontiguousarray(image).data)
-        self.num += len(image)
+    def append(self, rows: np.ndarray) -> None:
+        assert rows.dtype == self._dtype and rows.shape[1:] == self._shape
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.num += len(rows)
 
     def finish(self) -> None:
-        """Put the true number into the header, and everything on the disk."""
+        """Put the true number into the header."""
         length = self._length
         self._file.seek(0)
         self._header()
@@ -90,13 +127,12 @@ class Writer:
         self._file.close()
 
     def close(self) -> None:
-        """Let go of a file that is not going to be finished."""
         with suppress(OSError):  # a full disk, met again while flushing
             self._file.close()
 
     def _header(self) -> None:
-        shape = (self.num, self._side, self._side, 3)
-        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        about = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.num, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, about)
         self._length = self._file.tell()
 
 
@@ -112,7 +148,7 @@ def root() -> Path:
 def lookup(fingerprint: str, form: Form) -> Stored | None:
     """Return the entry of a source that has not changed since it was built; needs no right to write."""
     try:
-        content = (_images() / "sources" / fingerprint).read_text("ascii")
+        content = (_images() / "sources" / _remembered(fingerprint, form)).read_text("ascii")
     except (OSError, ValueError):
         return None
     return _open(content, form)
@@ -124,7 +160,7 @@ def build(fingerprint: str, form: Form, fill: Callable[[Writer], Filled], num: i
     Raises UserError when the cache cannot be written; whatever goes wrong, nothing half-written stays or is mistaken
     for an entry.
     """
-    folder, name = _images(), _digest(fingerprint, asdict(form))[:20]
+    folder, name = _images(), _digest(fingerprint, form.key())[:20]
     try:
         (folder / "locks").mkdir(parents=True, exist_ok=True)
         with _locked(folder, name):
@@ -132,7 +168,7 @@ def build(fingerprint: str, form: Form, fill: Callable[[Writer], Filled], num: i
             if stored is not None:
                 return stored
             _sweep(folder, name)
-            _check_room(folder, num * form.resolution**2 * 3)
+            _check_room(folder, num * sum(math.prod(shape) * kind.itemsize for shape, kind in _arrays(form).values()))
             draft = folder / f"tmp-{name}-{os.getpid()}"
             try:
                 draft.mkdir()
@@ -140,7 +176,7 @@ def build(fingerprint: str, form: Form, fill: Callable[[Writer], Filled], num: i
                 _place(draft, folder, content, form)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-            _remember(folder / "sources", fingerprint, content)
+            _remember(folder / "sources", _remembered(fingerprint, form), content)
             stored = _open(content, form)
     except OSError as error:
         raise _unwritable(error.strerror or str(error)) from None
@@ -149,7 +185,7 @@ def build(fingerprint: str, form: Form, fill: Callable[[Writer], Filled], num: i
 
 
 def _write(draft: Path, form: Form, fill: Callable[[Writer], Filled]) -> str:
-    writer = Writer(draft / "images.npy", form.resolution)
+    writer = Writer(draft, form)
     try:
         filled = fill(writer)
         writer.finish()
@@ -186,11 +222,16 @@ def _place(draft: Path, folder: Path, content: str, form: Form) -> None:
     _sync_folder(folder)
 
 
-def _remember(folder: Path, fingerprint: str, content: str) -> None:
+def _remember(folder: Path, name: str, content: str) -> None:
     folder.mkdir(exist_ok=True)
-    draft = folder / f"tmp-{fingerprint}-{os.getpid()}"
+    draft = folder / f"tmp-{name}-{os.getpid()}"
     draft.write_text(content, "ascii")
-    draft.replace(folder / fingerprint)
+    draft.replace(folder / name)
+
+
+def _remembered(fingerprint: str, form: Form) -> str:
+    """The same files are another content when some of them are maps."""
+    return f"{fingerprint}-{form.maps}" if form.maps else fingerprint
 
 
 def _open(content: str, form: Form) -> Stored | None:
@@ -198,15 +239,25 @@ def _open(content: str, form: Form) -> Stored | None:
     folder = _images() / _entry(content, form)
     try:
         meta = json.loads((folder / "meta.json").read_text("ascii"))
-        images = np.load(folder / "images.npy", mmap_mode="r")
+        found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _arrays(form)}
         labels = np.load(folder / "labels.npy") if meta["labelled"] else None
-        whole = images.shape == (meta["num"], form.resolution, form.resolution, 3) and images.dtype == np.uint8
+        whole = all(
+            found[name].shape == (meta["num"], *shape) and found[name].dtype == kind
+            for name, (shape, kind) in _arrays(form).items()
+        )
         whole = whole and (labels is None or labels.shape == (meta["num"],))
     except PermissionError as error:
         raise _unwritable(error.strerror) from None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return Stored(folder, images, labels, meta) if whole else None
+    return Stored(folder, found["images"], labels, found.get("maps"), meta) if whole else None
+
+
+def _arrays(form: Form) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of one row of each array that an entry has."""
+    side = form.resolution
+    arrays = {"images": ((side, side, 3), np.dtype(np.uint8))}
+    return arrays | ({"maps": ((side, side), TYPES[form.maps])} if form.maps else {})
 
 
 @contextmanager
@@ -241,11 +292,12 @@ def _images() -> Path:
 
 
 def _key(content: str, form: Form) -> dict[str, Any]:
-    return {"format": FORMAT, "pillow": PIL.__version__.split(".")[0], "content": content, **asdict(form)}
+    return {"format": FORMAT, "pillow": PIL.__version__.split(".")[0], "content": content, **form.key()}
 
 
 def _entry(content: str, form: Form) -> str:
-    return f"{form.resolution}px-{form.filter}-{form.crop}-{_digest(_key(content, form))[:20]}"
+    parts = (f"{form.resolution}px", form.filter, form.crop, form.maps, _digest(_key(content, form))[:20])
+    return "-".join(filter(None, parts))
 
 
 def _digest(*parts: object) -> str:

@@ -16,8 +16,11 @@ from torch import Tensor
 from zoo_core import cache, ingest
 from zoo_core.cache import Filled, Form, Stored, Writer
 from zoo_core.errors import UserError, did_you_mean
+from zoo_core.given_maps import Maps, as_tensor
 from zoo_core.images import CROPS, FILTERS
+from zoo_core.maps import TYPES
 from zoo_core.rng import seed_of
+from zoo_core.settings import Data
 from zoo_core.sources import open_source
 
 DRAWN = "drawn"
@@ -49,6 +52,10 @@ class ImageSet:
     """(file, reason) of each bad file."""
     meta: dict[str, Any] = field(repr=False)
     """What the cache's meta.json says."""
+    maps: np.ndarray | None = None
+    """A map for each image, uint16 labels or float32 depth `[N, H, W]`, mapped from disk; None without."""
+    map_kind: str = ""
+    """labels or depth; empty without maps."""
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -62,6 +69,8 @@ class ImageSet:
     def describe(self) -> dict[str, Any]:
         """All that moves a figure measured on these images, for a manifest."""
         same = {key: self.meta[key] for key in ("content", "resolution", "filter", "crop", "alpha", "pillow", "num")}
+        if self.map_kind:
+            same["maps"] = self.map_kind
         return {"name": self.name, **same, "classes": list(self.classes), "num_rejected": len(self.rejected)}
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -78,19 +87,38 @@ class ImageSet:
         return self._orders[seed, epoch]
 
     def rows(self, start: int, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Images `start` to `start + num` of the endless row of epochs: see `take`. No image is left out at a seam."""
+        """Images `start` to `start + num` of the endless row of epochs: see `numbers` and `take`."""
+        return self.take(self.numbers(start, num, seed))
+
+    def numbers(self, start: int, num: int, seed: int) -> np.ndarray:
+        """Which images these are, `[num]`: of the endless row of epochs, none left out at a seam."""
         parts = []
         while num > 0:
             epoch, offset = divmod(start, len(self))
             part = self.order(seed, epoch)[offset : offset + num]
             parts.append(part)
             start, num = start + len(part), num - len(part)
-        return self.take(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64))
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def take(self, index: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The images numbered `index [n]`: uint8 `[n, 3, H, W]`, and labels int64 `[n]` or None."""
         images = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).contiguous()
         return images, None if self.labels is None else torch.from_numpy(self.labels[index])
+
+    def take_maps(self, index: np.ndarray) -> Tensor | None:
+        """The maps of the images numbered `index [n]`: `[n, 1, H, W]`, labels int64 or depth float32; None without."""
+        return None if self.maps is None else as_tensor(self.maps[index])
+
+    def maps_in_turn(self, kind: str) -> Maps | None:
+        """Maps for a generator of this `map_kind`: the same random order always, round and round; None for "".
+
+        Raises UserError when there are none of this kind.
+        """
+        if not kind:
+            return None
+        if kind != self.map_kind:
+            raise UserError(f"this generator draws from maps of {kind}, and {self.name} was opened without any.")
+        return lambda rows: self.take_maps(self.order(0, 0)[np.asarray(rows) % len(self)])
 
     def halves(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Two random halves, sorted, of equal size, no image in both: for real against real."""
@@ -112,24 +140,33 @@ def open_images(
     *,
     filter: str = "lanczos",
     crop: str = "center",
+    maps: str = "",
     progress: bool = True,
 ) -> ImageSet:
     """Open a folder, a zip, or ("", "drawn" or None) the built-in set, at `resolution` pixels a side.
 
     The first time every image is read, and each bad file is named once; later runs map the cached array. Drawings are
     made at their size, so that `filter` and `crop` do not touch them. A folder called `drawn` is `./drawn`.
+    With `maps`, labels or depth, the source has two folders, `images` and one of that name: see `Source.paired`.
     Raises UserError for a missing or damaged source, one with no images or too many bad ones, an unknown filter or
-    crop, and a cache that cannot be written.
+    crop, maps of a set that has none, and a cache that cannot be written.
     """
     if resolution < 1:
         raise UserError(f"the resolution must be at least 1, not {resolution}.")
     for option, value, known in (("filter", filter, FILTERS), ("crop", crop, CROPS)):
         if value not in known:
             raise UserError(f'no {option} "{value}"{did_you_mean(value, known)}')
+    if maps and maps not in TYPES:
+        raise UserError(f'no maps "{maps}"{did_you_mean(maps, TYPES)}')
     if source is None or str(source) in ("", DRAWN):
+        if maps:
+            raise UserError(
+                f"the built-in drawings have no maps of {maps}; "
+                f"name a folder or a zip that has two folders, images and {maps}."
+            )
         return _drawn(resolution, progress)
 
-    form = Form(resolution, filter, crop)
+    form = Form(resolution, filter, crop, maps)
     opened = open_source(source)
     path = opened.path.resolve()
     name = path.name if path.is_dir() else path.stem
@@ -141,18 +178,31 @@ def open_images(
             _log.warning("%d bad files are left out, see %s", len(result.rejected), stored.folder / "meta.json")
         return result
 
+    entries = opened.paired(maps) if maps else opened.entries
     built = False
 
     def fill(writer: Writer) -> Filled:
         nonlocal built
         built = True
-        return ingest.ingest(opened, form, writer, progress)
+        return ingest.ingest(opened, entries, form, writer, progress)
 
-    stored = cache.build(fingerprint, form, fill, len(opened.entries))
+    stored = cache.build(fingerprint, form, fill, len(entries))
     result = _image_set(stored, name)
     if built:  # not by another process, which has said it then
         _report(result, stored.folder / "meta.json")
     return result
+
+
+def open_for(data: Data, source: str = "", progress: bool = True) -> ImageSet:
+    """Open a recipe's images, or those of another source in the same form. Raises UserError as `open_images` does."""
+    return open_images(
+        source or data.source or None,
+        data.resolution,
+        filter=data.filter,
+        crop=data.crop,
+        maps=data.maps,
+        progress=progress,
+    )
 
 
 def _drawn(resolution: int, progress: bool) -> ImageSet:
@@ -181,6 +231,8 @@ def _image_set(stored: Stored, name: str) -> ImageSet:
         crop=meta["crop"],
         rejected=tuple((file, reason) for file, reason in meta["rejected"]),
         meta=meta,
+        maps=stored.maps,
+        map_kind=meta.get("maps", ""),
     )
 
 

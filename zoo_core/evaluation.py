@@ -62,14 +62,15 @@ def measure(
     call `images`: see `reference_name`. All that can be refused before an image is drawn is.
     Raises UserError when the extractor cannot be had, a metric is unknown or not for it, or there are too few images.
     """
+    maps = images.maps_in_turn(generator.map_kind)
     device = next(generator.parameters()).device
     opened = extractor if isinstance(extractor, Extractor) else open_extractor(extractor, device=device)
     metrics.check(metrics_wanted or (), opened.name, opened.classifies)
     wanted = min(num, len(images)) if num_real is None else num_real or len(images)
-    real = _real_features(images, opened, min(len(images), max(wanted, 2 * num)))
+    real = real_features(images, opened, min(len(images), max(wanted, 2 * num)))
     floor = metrics.floor(real, num, reference=reference, metrics=metrics_wanted)
-    with counting("sampling", num) as advance:
-        drawn = torch.cat(list(sampling.draw(generator, num, seed, batch=batch, progress=advance)))
+    with sampling.counting_steps(generator, num) as advance:
+        drawn = torch.cat(list(sampling.draw(generator, num, seed, batch=batch, maps=maps, progress=advance)))
     with counting("measuring", num) as advance:
         fake = opened.features(drawn.split(256), num, advance)
     found = metrics.figures(fake, real.take(wanted), reference=reference, metrics=metrics_wanted)
@@ -112,7 +113,7 @@ def format_report(report: Report, before: Report | None = None) -> str:
 
 
 class Measurer:
-    """Measures a run before its first step and after its last, keeps both in evaluation.json, and says so.
+    """Measures a run before its first step, after its last and on its way, keeps all in evaluation.json, and says so.
 
     What was measured at the same step before is not measured again; the end's report is said again.
     """
@@ -130,7 +131,7 @@ class Measurer:
     def __call__(self, when: str, step: int, generator: Generator, images: ImageSet) -> None:
         spec = self._spec
         kept = read(self._folder)
-        if kept.get(when, {}).get("step") == step:
+        if when != "during" and kept.get(when, {}).get("step") == step:
             self._tell(when, kept)
             return
         self._say(f"Measuring {spec.num:,} samples with {spec.extractor} ...")
@@ -143,7 +144,12 @@ class Measurer:
             seed=self._seed,
         )
         kept = read(self._folder)
-        kept[when] = {"step": step, **found.to_dict()}
+        entry = {"step": step, **found.to_dict()}
+        if when == "during":  # a resumed run comes by here again
+            entry = sorted(
+                [*(old for old in kept.get(when, []) if old["step"] != step), entry], key=lambda e: e["step"]
+            )
+        kept[when] = entry
         write(self._folder, kept)
         self._tell(when, kept)
 
@@ -156,16 +162,16 @@ class Measurer:
 def read(folder: Path) -> dict[str, Any]:
     """What evaluation.json of a run holds, {} when there is none. Raises UserError for one that cannot be used.
 
-    It maps "start" and "end" to a `Report.to_dict` with its step, and "commands" to a list of such.
+    It maps "start" and "end" to a `Report.to_dict` with its step, "during" and "commands" to lists of such.
     """
     try:
         kept = json.loads((folder / FILE).read_text())
         if not isinstance(kept, dict):
             raise ValueError("it is no mapping")
-        commands = kept.get("commands", [])
-        if not isinstance(commands, list):
-            raise ValueError("its commands are no list")
-        for entry in [*(kept[when] for when in ("start", "end") if when in kept), *commands]:
+        lists = [kept.get(name, []) for name in ("during", "commands")]
+        if not all(isinstance(each, list) for each in lists):
+            raise ValueError("its entries are no list")
+        for entry in [*(kept[when] for when in ("start", "end") if when in kept), *lists[0], *lists[1]]:
             _check_entry(entry)
         return kept
     except FileNotFoundError:
@@ -179,7 +185,8 @@ def write(folder: Path, content: dict[str, Any]) -> None:
     write_text(folder / FILE, json.dumps(content, indent=1))
 
 
-def _real_features(images: ImageSet, extractor: Extractor, num: int) -> Features:
+def real_features(images: ImageSet, extractor: Extractor, num: int) -> Features:
+    """The features of the first `num` of `images` in the order of `image_batches`; kept between runs."""
     key = {"extractor": extractor.identity, "data": images.describe(), "num": num, "seed": 0}
 
     def compute() -> Features:

@@ -6,6 +6,8 @@ Greyscale becomes RGB, transparency is laid on white, the camera's orientation i
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -45,6 +47,9 @@ _UPRIGHT = {
 }
 
 
+Result = TypeVar("Result")
+
+
 class Refused(Exception):
     """This image cannot be used; the message is the reason."""
 
@@ -52,16 +57,44 @@ class Refused(Exception):
 def decode(data: bytes, resolution: int, filter: str = "lanczos", crop: str = "center") -> tuple[np.ndarray, bool]:
     """Return the picture as uint8 `[resolution, resolution, 3]`, and whether it had to be enlarged.
 
-    Raises Refused. At the border of the crop the filter sees the pixels beyond it, as in resizing first and
-    cropping then.
+    Raises Refused.
+    """
+    return square(picture(data), resolution, filter, crop)
+
+
+def picture(data: bytes) -> Image.Image:
+    """Return the whole picture, upright, 8-bit RGB. Raises Refused."""
+    return load(data, _judge, _rgb)
+
+
+def square(picture: Image.Image, resolution: int, filter: str, crop: str) -> tuple[np.ndarray, bool]:
+    """Crop and resize a picture: `decode`'s second half. At the border of the crop the filter sees the pixels beyond
+    it, as in resizing first and cropping then."""
+    left, top, right, bottom = box = cropped(picture.size, crop)
+    small = picture.resize((resolution, resolution), FILTERS[filter], box=box)
+    return np.asarray(small), min(right - left, bottom - top) < resolution
+
+
+def cropped(size: tuple[int, int], crop: str) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what is kept of a picture of (width, height) pixels."""
+    width, height = size
+    side_x, side_y = (min(size),) * 2 if crop == "center" else size
+    left, top = (width - side_x) / 2, (height - side_y) / 2
+    return left, top, left + side_x, top + side_y
+
+
+def load(data: bytes, judge: Callable[[Image.Image], None], convert: Callable[[Image.Image], Result]) -> Result:
+    """Open a file, let `judge` refuse it by its header, decode it, turn it upright and return what `convert` makes.
+
+    Raises Refused.
     """
     if not data:
         raise Refused("empty file")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _judge(image)
+            judge(image)
             image.load()
-            upright = _rgb(_turn(image))
+            return convert(_turn(image))
     except Refused:
         raise
     except UnidentifiedImageError:
@@ -76,31 +109,28 @@ def decode(data: bytes, resolution: int, filter: str = "lanczos", crop: str = "c
             "truncated" if "truncated" in text.lower() else f"damaged ({text or type(error).__name__})"
         ) from None
 
-    width, height = upright.size
-    side_x, side_y = (min(upright.size),) * 2 if crop == "center" else (width, height)
-    left, top = (width - side_x) / 2, (height - side_y) / 2
-    box = (left, top, left + side_x, top + side_y)
-    small = upright.resize((resolution, resolution), FILTERS[filter], box=box)
-    return np.asarray(small), min(side_x, side_y) < resolution
 
-
-def _judge(image: Image.Image) -> None:
-    """Raise Refused on what the header alone tells; nothing is decoded yet."""
+def judge_size(image: Image.Image) -> None:
+    """Raise Refused for too many pixels, too few, or several pages, all by the header; nothing is decoded yet."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise Refused(_too_many(f"{width}x{height}, "))
     if min(width, height) < MIN_SIDE:
         raise Refused(f"{width}x{height}, a side is under {MIN_SIDE} pixels")
-    if _sixteen_bit(image):
-        raise Refused("16-bit; convert it to 8 bits per channel")
-    if image.mode not in _MODES:
-        raise Refused(f"{image.mode}; convert it to RGB")
     # A camera's MPO is a JPEG with further pictures behind it; the first is the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise Refused("more than one page" if image.format == "TIFF" else "animated")
 
 
-def _sixteen_bit(image: Image.Image) -> bool:
+def _judge(image: Image.Image) -> None:
+    judge_size(image)
+    if sixteen_bit(image):
+        raise Refused("16-bit; convert it to 8 bits per channel")
+    if image.mode not in _MODES:
+        raise Refused(f"{image.mode}; convert it to RGB")
+
+
+def sixteen_bit(image: Image.Image) -> bool:
     """Pillow opens 16-bit colour as "RGB" and drops the low byte without a word, so the mode does not tell."""
     if image.mode.startswith("I;16"):
         return True

@@ -21,6 +21,7 @@ from zoo_core.official import Imported
 from zoo_core.program import Stage
 from zoo_core.progress import counting
 from zoo_core.recipe import Recipe
+from zoo_core.restricted_pickle import REMEDY, listed, placeholders
 
 MOST_LISTED = 50
 """Tensors that a complaint lists one by one."""
@@ -102,32 +103,55 @@ def refusal(file: Path, found: Match, name: str, others: Sequence[str]) -> UserE
     return UserError("\n  ".join([first, *lines]) + f"\n{end}")
 
 
-def fill(stage: Stage, imported: Imported) -> list[str]:
-    """Load the file's networks into the stage's; what it lacks stays as it is, and is named in the answer.
+def held(stages: Sequence[Stage], imported: Imported) -> list[Stage]:
+    """Those of a recipe's stages of which the file has any network; the only one, whatever it has."""
+    found = {*imported.networks, *imported.averages}
+    return [stage for stage in stages if len(stages) == 1 or found & stage.networks.keys()]
 
+
+def fill(stages: Sequence[Stage], found: Match) -> list[str]:
+    """Load the file's networks into stages that were built of an outline; only those of which it has any take memory.
+
+    What it lacks of such a stage begins as training would, and is named in the answer, as are the other stages.
     Weights of another floating-point type are converted. Raises UserError for one that is not finite.
     """
+    remarks, known = [], {name for stage in stages for name in stage.networks}
+    for stage in stages:
+        if stage in held(stages, found.imported):
+            remarks += _fill(stage, found)
+        else:
+            remarks.append(f"the file holds nothing of the stage {stage.name}: it is still to be trained")
+    left = [name for name in found.imported.networks if name not in known]
+    return remarks + [f"the recipe has no {name}: the file's is left out" for name in left]
+
+
+def _fill(stage: Stage, found: Match) -> list[str]:
     remarks = []
     averages = {average.of: average.network for average in stage.averages}
     for name, network in stage.networks.items():
-        own, averaged = imported.networks.get(name), imported.averages.get(name)
+        if not any(value.is_meta for value in network.state_dict().values()):
+            continue  # the stage's own, a counter say
+        network.to_empty(device="cpu")
+        own, averaged = found.imported.networks.get(name), found.imported.averages.get(name)
         if own is None and averaged is None:
             remarks.append(f"the file holds no {name}: it starts fresh")
-            continue
-        if own is None:
+            own = _fresh(name, found.recipe).state_dict()
+        elif own is None:
             remarks.append(f"the file holds only averaged weights of the {name}: training would go on from these")
-        _load(network, own or averaged, name)
-        if name not in averages:
-            if own is not None and averaged is not None:
-                remarks.append(f"the recipe keeps no average of the {name}: the file's is left out")
-            continue
-        if averaged is None:
+        elif averaged is not None and name not in averages:
+            remarks.append(f"the recipe keeps no average of the {name}: the file's is left out")
+        elif averaged is None and name in averages:
             remarks.append(f"the file holds no averaged {name}: the average starts from its own weights")
-        _load(averages[name], averaged or own, f"averaged {name}")
-    remarks += [
-        f"the recipe has no {name}: the file's is left out" for name in imported.networks.keys() - stage.networks
-    ]
+        _load(network, own or averaged, name)
+        if name in averages:
+            _load(averages[name].to_empty(device="cpu"), averaged or own, f"averaged {name}")
     return remarks
+
+
+def _fresh(name: str, wanted: Recipe) -> nn.Module:
+    if name == "discriminator":
+        return parts.build_network(name, wanted)
+    return parts.build_network("generator", wanted).networks()[name]
 
 
 def origin(file: Path, imported: Imported) -> dict[str, Any]:
@@ -141,8 +165,13 @@ def origin(file: Path, imported: Imported) -> dict[str, Any]:
     return {"file": file.name, "bytes": size, "sha256": digest.hexdigest(), "networks": held}
 
 
-def write_run(folder: Path, wanted: Recipe, stage: Stage, source: Mapping[str, Any]) -> None:
-    """Make a run at step 0, whole or not at all. Raises UserError when the folder is taken or the disk refuses."""
+def write_run(
+    folder: Path, wanted: Recipe, stages: Sequence[Stage], imported: Imported, source: Mapping[str, Any]
+) -> None:
+    """Make a run at step 0, whole or not at all. Raises UserError when the folder is taken or the disk refuses.
+
+    Of several stages, those of which the file has nothing get no checkpoint; the others count as done.
+    """
     check_free(folder)
     folder = Path(os.path.abspath(folder))
     missing = [above for above in folder.parents if not above.exists()]
@@ -152,8 +181,10 @@ def write_run(folder: Path, wanted: Recipe, stage: Stage, source: Mapping[str, A
     try:
         temporary.mkdir(parents=True)
         runs.prepare(temporary, wanted)
-        state = {"step": 0, "images": 0, "stage": stage.name, "unlogged": {}}
-        checkpoint.save(temporary / runs.CHECKPOINTS, stage, state, wanted.train.keep)
+        for stage in held(stages, imported):
+            state = {"step": 0, "images": 0, "stage": stage.name, "order": stages.index(stage), "unlogged": {}}
+            place = temporary / runs.CHECKPOINTS / (stage.name if len(stages) > 1 else "")
+            checkpoint.save(place, stage, state | {runs.IMPORTED: True}, wanted.train.keep)
         runs.write_text(temporary / runs.MANIFEST, json.dumps(manifest, indent=1))
         temporary.rename(folder)
     except OSError as error:
@@ -188,17 +219,19 @@ def _convert(content: Mapping[str, Any], wanted: Recipe) -> Imported:
     try:
         return convert(content, wanted)
     except UserError as error:
-        raise UserError(f"{plugin.name} cannot use this checkpoint: {error}") from error
+        strange = placeholders(content)
+        why = f" It asks for {listed(strange)}, which is not plain data; {REMEDY}" if strange else ""
+        raise UserError(f"{plugin.name} cannot use this checkpoint: {error}{why}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__  # content of a shape that nobody thought of
         raise UserError(f"{plugin.name} cannot make sense of what the file holds ({reason}).") from error
 
 
 def _differences(own: parts.Parts, imported: Imported) -> list[str]:
-    lines = []
+    lines, networks = [], {**own.generator.networks(), "discriminator": own.discriminator}
     for title, found in (("", imported.networks), ("averaged ", imported.averages)):
         for name, state in found.items():
-            network = getattr(own, name)
+            network = networks.get(name)
             if network is not None:
                 lines += _compare(f"{title}{name}", network.state_dict(), state, imported.names.get(name, {}))
     return lines

@@ -7,14 +7,14 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from zoo_core import images
+from zoo_core import images, maps, sources
 from zoo_core.cache import Filled, Form, Writer
 from zoo_core.errors import UserError
 from zoo_core.images import Refused
@@ -32,15 +32,17 @@ class _Read:
     digest: bytes
     pixels: np.ndarray | None = None
     """uint8 `[1, H, W, 3]`."""
+    map: np.ndarray | None = None
+    """`[1, H, W]`, where the form has maps."""
     enlarged: bool = False
     reason: str = ""
     """Why there are no pixels."""
 
 
-def ingest(source: Source, form: Form, writer: Writer, progress: bool) -> Filled:
-    """Decode every image in order of its name, reading each file once. Raises UserError when too many are bad."""
-    entries = source.entries
-    digest = hashlib.sha256(b"labelled" if source.labelled else b"unlabelled")
+def ingest(source: Source, entries: Sequence[Entry], form: Form, writer: Writer, progress: bool) -> Filled:
+    """Decode all these images of a source in turn, reading each file once. Raises UserError when too many are bad."""
+    labelled = sources.labelled(entries)
+    digest = hashlib.sha256(b"labelled" if labelled else b"unlabelled")
     good: list[Entry] = []
     rejected: list[tuple[str, str]] = []
     num_enlarged = 0
@@ -54,21 +56,21 @@ def ingest(source: Source, form: Form, writer: Writer, progress: bool) -> Filled
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for some in _chunks(entries, 16 * workers):  # bounds what is decoded and not yet written
             for entry, result in zip(some, pool.map(read, some), strict=True):
-                name = os.fsencode(entry.name)
+                name = os.fsencode(entry.path)
                 digest.update(b"%d %b %b" % (len(name), name, result.digest))
                 if result.pixels is None:
-                    rejected.append((_printable(entry.name), result.reason))
+                    rejected.append((_printable(entry.path), result.reason))
                 else:
                     good.append(entry)
-                    writer.append(result.pixels)
+                    writer.append(result.pixels, result.map)
                     num_enlarged += result.enlarged
                 step(1)
 
     if len(rejected) > MAX_BAD * len(entries):
         raise UserError(_too_many_bad(source, rejected, len(entries)))
-    classes = sorted({entry.class_name for entry in good}) if source.labelled else []
+    classes = sorted({entry.class_name for entry in good}) if labelled else []
     number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number[entry.class_name] for entry in good], dtype=np.int64) if source.labelled else None
+    labels = np.array([number[entry.class_name] for entry in good], dtype=np.int64) if labelled else None
     names = [_printable(name) for name in classes]
     meta = {"classes": names, "rejected": rejected, "num_enlarged": num_enlarged, "alpha": images.ALPHA}
     return Filled(digest.hexdigest(), labels, meta)
@@ -89,15 +91,37 @@ def draw(content: str, form: Form, writer: Writer, progress: bool) -> Filled:
 
 def _read(source: Source, entry: Entry, form: Form) -> _Read:
     try:
+        if entry.fault:
+            raise Refused(_printable(entry.fault))
         data = source.read(entry)
     except Refused as refusal:
         return _Read(hashlib.sha256(b"unread " + str(refusal).encode()).digest(), reason=str(refusal))
+    if entry.map:
+        return _read_pair(source, data, entry.map, form)
     digest = hashlib.sha256(data).digest()
     try:
         pixels, enlarged = images.decode(data, form.resolution, form.filter, form.crop)
     except Refused as refusal:
         return _Read(digest, reason=_printable(str(refusal)))
-    return _Read(digest, pixels[None], enlarged)
+    return _Read(digest, pixels[None], None, enlarged)
+
+
+def _read_pair(source: Source, data: bytes, entry: Entry, form: Form) -> _Read:
+    """An image, whose bytes are `data`, and the map at `entry`."""
+    digest = hashlib.sha256(hashlib.sha256(data).digest())
+    named = ""
+    try:
+        picture = images.picture(data)
+        named = f"its map {entry.path}: "
+        map_data = source.read(entry)
+        digest.update(map_data)
+        map = maps.decode(map_data, form.maps)
+        if map.size != picture.size:
+            raise Refused("{}x{}, but the image is {}x{}".format(*map.size, *picture.size))
+    except Refused as refusal:
+        return _Read(digest.digest(), reason=_printable(f"{named}{refusal}"))
+    pixels, enlarged = images.square(picture, form.resolution, form.filter, form.crop)
+    return _Read(digest.digest(), pixels[None], map.square(form.resolution, form.crop)[None], enlarged)
 
 
 def _too_many_bad(source: Source, rejected: list[tuple[str, str]], num: int) -> str:

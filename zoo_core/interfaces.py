@@ -234,6 +234,7 @@ class Discriminator(nn.Module, ABC):
 
     resolution: int
     num_classes: int = 0
+    """Of the labels that it looks at; 0 where it judges without, whatever the data have."""
 
     @abstractmethod
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:

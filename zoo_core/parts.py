@@ -37,14 +37,12 @@ def build(recipe: Recipe) -> Parts:
 
     Raises UserError for an unknown component, an unknown option or a value that the component refuses.
     """
-    discriminator = None
-    if recipe.discriminator is not None:
-        discriminator = _network("discriminator", recipe.discriminator, recipe)
+    discriminator = build_network("discriminator", recipe) if recipe.discriminator is not None else None
     loss, loss_options = None, {}
     if recipe.loss is not None:
         loss = factory("loss", recipe.loss.name, recipe.plugin)
         loss_options = dict(recipe.loss.options)
-    return Parts(_network("generator", recipe.generator, recipe), discriminator, loss, loss_options)
+    return Parts(build_network("generator", recipe), discriminator, loss, loss_options)
 
 
 def outline(recipe: Recipe) -> Parts:
@@ -67,27 +65,47 @@ def complete(recipe: Recipe) -> Recipe:
         if part is not None:
             known = options_of(factory(kind, part.name, recipe.plugin))
             options = {**_defaults(known), **checked(_with_sections(kind, part, known, recipe), known, kind)}
-            for name in NESTED:
-                if options.get(name) is not None:
-                    make, own = _component(name, options[name], _home(part, recipe), f"{kind}.{name}")
-                    options[name] = {"name": options[name]["name"], **_defaults(options_of(make)), **own}
-            changes[kind] = Part(part.name, plain(options))
+            changes[kind] = Part(part.name, plain(_completed(options, _home(part, recipe), kind)))
     changes["sections"] = {name: part for name, part in recipe.sections.items() if name not in NESTED}
     return recipe.replace(**changes)
 
 
 def nested_factory(kind: str, part: Mapping[str, Any], home: str, place: str = "") -> Callable[[Any], Any]:
     """`{name: core/full, qkv_bias: false}` -> a function of the place where it stands, its options checked at once."""
-    make, options = _component(kind, part, home, place or kind)
+    make, options, owner = _component(kind, part, home, place or kind)
+    options = _with_factories(options, owner, place or kind)
     return lambda standing: make(standing, **options)
 
 
-def _component(kind: str, part: Mapping[str, Any], home: str, place: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _with_factories(options: Mapping[str, Any], home: str, place: str) -> dict[str, Any]:
+    """The options with functions for the components that they name, and those that these name in turn."""
+    return {
+        name: nested_factory(name, value, home, f"{place}.{name}") if name in NESTED and value is not None else value
+        for name, value in options.items()
+    }
+
+
+def _completed(options: Mapping[str, Any], home: str, place: str) -> dict[str, Any]:
+    """The options with the defaults of the components that they name, and of those that these name in turn."""
+    found = dict(options)
+    for name in NESTED:
+        if found.get(name) is not None:
+            make, own, owner = _component(name, found[name], home, f"{place}.{name}")
+            own = {**_defaults(options_of(make)), **own}
+            found[name] = {"name": found[name]["name"], **_completed(own, owner, f"{place}.{name}")}
+    return found
+
+
+def _component(
+    kind: str, part: Mapping[str, Any], home: str, place: str
+) -> tuple[Callable[..., Any], dict[str, Any], str]:
+    """What builds the component, its options, and the plugin that brings it."""
     if not isinstance(part, Mapping) or "name" not in part:
         raise UserError(f"{place} needs a name, as in {{name: {'full' if kind == 'attention' else 'PLUGIN/NAME'}}}.")
-    make = factory(kind, coerce(part["name"], str, join(place, "name")), home)
+    name = coerce(part["name"], str, join(place, "name"))
+    make = factory(kind, name, home)
     given = {key: value for key, value in part.items() if key != "name"}
-    return make, checked(given, options_of(make), place)
+    return make, checked(given, options_of(make), place), catalog.find(kind, name, home).plugin
 
 
 def checked(values: Mapping[str, Any], known: Mapping[str, Option], place: str) -> dict[str, Any]:
@@ -105,13 +123,13 @@ def checked(values: Mapping[str, Any], known: Mapping[str, Option], place: str) 
     }
 
 
-def _network(kind: str, part: Part, recipe: Recipe) -> Any:
+def build_network(kind: str, recipe: Recipe) -> Any:
+    """The recipe's generator or discriminator alone, as `build` has it."""
+    part = recipe.part(kind)
     make = factory(kind, part.name, recipe.plugin)
     known = options_of(make)
     options = checked(_with_sections(kind, part, known, recipe), known, kind)
-    for name in NESTED:
-        if options.get(name) is not None:
-            options[name] = nested_factory(name, options[name], _home(part, recipe), f"{kind}.{name}")
+    options = _with_factories(options, _home(part, recipe), kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.train.seed, "init", kind))
         try:
@@ -132,6 +150,8 @@ def _with_sections(kind: str, part: Part, known: Mapping[str, Option], recipe: R
     """A network's options, and for the generator what the recipe says of its nested components in sections."""
     own = dict(part.options)
     for name in NESTED:
+        if own.get(name) is not None and name not in known:
+            raise UserError(f"the {kind} {part.name} has no {name} to exchange; leave {kind}.{name} out.")
         section = recipe.sections.get(name) if kind == "generator" else None
         if section is not None:
             if name not in known or own.get(name) is not None:
@@ -142,7 +162,7 @@ def _with_sections(kind: str, part: Part, known: Mapping[str, Option], recipe: R
 
 
 def _home(part: Part, recipe: Recipe) -> str:
-    """Where a bare attention name is looked for first: the plugin that brings the host."""
+    """Where the bare name of a component of this network is looked for first: the plugin that brings the network."""
     return part.name.split("/")[0] if "/" in part.name else recipe.plugin
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from zoo_core.errors import UserError
+from zoo_core.wrapping import check
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for another, which may be preparing a large data set or measuring."""
@@ -21,7 +22,8 @@ def open_accelerator(precision: str, folder: Path, trackers: Sequence[str] = ())
     """One Accelerator for the process, of `precision` fp32 or bf16.
 
     Raises UserError when the launcher's world and accelerate's disagree (or two strangers would write the same
-    files), when the device cannot do bf16, and for a tracker that is not installed.
+    files), when the device cannot do bf16, for a way of training that zoo does not have, and for a tracker that is not
+    installed.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     remedy = "start one process plainly, or several with `accelerate launch --multi_gpu --num_processes N`."
@@ -35,8 +37,9 @@ def open_accelerator(precision: str, folder: Path, trackers: Sequence[str] = ())
             project_dir=str(folder),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # DeepSpeed, or what accelerate wants with it, is not installed
         raise UserError(f"accelerate cannot start: {error}") from None
+    check(accelerator, precision)
     if os.environ.get("WORLD_SIZE", "1") != str(accelerator.num_processes):
         seen = accelerator.num_processes
         raise UserError(f"the launcher started {world} processes but accelerate sees {seen}; {remedy}")

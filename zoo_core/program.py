@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,8 +114,24 @@ class Stage:
     picture: Callable[[Tensor], Tensor] | None = None
     """What its sample grids show: real images in the recipe's pixel space -> images in [-1, 1], a multiple of as many.
     None: what the generator draws."""
+    pictured: Literal["images", "maps"] = "images"
+    """What `picture` is given: real images, or the maps of them, as `Batch.maps` has them."""
+    sheets: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    """Further pictures by name, `[h, w, 3]` uint8, made with every sample grid but that of step 0."""
+    conclude: Callable[[Clock], Mapping[str, float]] | None = None
+    """Called in every process when the phases of a step are done; what it answers goes into the log."""
+    begin: Callable[[], None] | None = None
+    """Called once before it trains and before anything is written: loads what only training needs, or refuses."""
+    pretrained: tuple[str, ...] = ()
+    """Networks trained on other data that its losses look through, by name: comparisons say so."""
+    wrapped: bool = False
+    """Its one network is trained by one phase, whose loss calls it through `forward` only and finds it in `networks`,
+    a dict: accelerate may wrap it, and the trainer puts the wrapped one in there."""
 
     def __post_init__(self) -> None:
+        if self.wrapped:
+            assert isinstance(self.networks, dict), self.name
+            assert len(self.networks) == len(self.optimizers) == len(self.phases) == 1, self.name
         for phase in self.phases:
             assert set(phase.trains) <= set(self.optimizers) <= set(self.networks), phase.name
 

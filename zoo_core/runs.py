@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core import checkpoint, parts, recipe
 from zoo_core.errors import UserError
 from zoo_core.files import replacing
-from zoo_core.interfaces import Discriminator, Generator
+from zoo_core.interfaces import Discriminator, Generator, Reconstructing
 from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.plugins import installed
 from zoo_core.recipe import Recipe
@@ -63,9 +63,24 @@ class Run:
     @cached_property
     def generator(self) -> Generator:
         """The generator with averaged weights, or its own where the run averages none; eval mode."""
-        for name in self._parts.generator.networks():
-            self.network(name)
-        return self._parts.generator.eval().requires_grad_(False).to(self.device)
+        return self._with(self._parts.generator.networks())
+
+    @cached_property
+    def reconstructing(self) -> Generator:
+        """The generator with those networks alone that it reconstructs with, so that later stages may be untrained.
+
+        It is `Reconstructing`, and good for nothing else. Raises UserError where the generator is not.
+        """
+        if not isinstance(self._parts.generator, Reconstructing):
+            raise UserError(
+                f"the generator of {self.recipe.plugin} has no encoder, so it reconstructs nothing; "
+                f"`zoo sample {self.path}` draws from it."
+            )
+        return self._with(self._parts.generator.reconstructs_with)
+
+    def step_of(self, names: Iterable[str]) -> int:
+        """Steps taken in the last of the stages that trained these networks."""
+        return max((self._trained(name, averaged=True)[0] for name in names), key=lambda found: found.order).step
 
     @cached_property
     def discriminator(self) -> Discriminator | None:
@@ -85,12 +100,21 @@ class Run:
     def _parts(self) -> parts.Parts:
         return parts.build(self.recipe)
 
+    def _with(self, names: Iterable[str]) -> Generator:
+        for name in names:
+            self.network(name)
+        return self._parts.generator.eval().requires_grad_(False).to(self.device)
+
     def _load(self, network: nn.Module, name: str, *, averaged: bool) -> Any:
+        found, tensors = self._trained(name, averaged=averaged)
+        checkpoint.load_exactly(network, tensors, f"{found.path}: {name}")
+        return network.eval().requires_grad_(False).to(self.device)
+
+    def _trained(self, name: str, *, averaged: bool) -> tuple[checkpoint.Checkpoint, dict[str, Tensor]]:
         for found in reversed(self.checkpoints):
             tensors = (averaged and found.network(name, averaged=True)) or found.network(name)
             if tensors:
-                checkpoint.load_exactly(network, tensors, f"{found.path}: {name}")
-                return network.eval().requires_grad_(False).to(self.device)
+                return found, tensors
         raise UserError(f"{self.path} has no trained {name}; repeat the command that trains it to go on.")
 
 
@@ -178,20 +202,36 @@ def locked(folder: Path) -> Iterator[None]:
         if new and not missing and any(entry.name not in _LOCK_FILES for entry in folder.iterdir()):
             raise UserError(f"{folder} exists and is not a run; name another folder with --out.")
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
     except OSError as error:
         raise UserError(f"cannot use the run folder {folder} ({error.strerror}); name another with --out.") from None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            new = False
-            raise UserError(f"another process is training in {folder}; wait for it, or name another --out.") from None
-        yield
+        with held(folder):
+            yield
+    except Busy:
+        raise
     except UserError:
         if new and not any(folder.glob("samples/*.png")) and not any(folder.glob(f"{CHECKPOINTS}/*")):
             _withdraw(folder, missing)
         raise
+
+
+class Busy(UserError):
+    """Another process works in the folder."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made if need be, against a second process. Raises UserError, Busy where there is one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise UserError(f"cannot use the folder {folder} ({error.strerror}); name another with --out.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Busy(f"another process is working in {folder}; wait for it, or name another --out.") from None
     finally:
         os.close(descriptor)
 

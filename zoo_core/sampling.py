@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,16 @@ from torch import Tensor
 
 from zoo_core.errors import UserError, did_you_mean
 from zoo_core.files import replacing
+from zoo_core.given_maps import Maps
 from zoo_core.interfaces import Generator
+from zoo_core.progress import Advance, counting
 from zoo_core.rng import Rng
 from zoo_core.schema import coerce, options_of
 
 STREAM = "sample"
+
+OF_THE_CORE = ("maps", "size", "progress")
+"""Knobs of `sample` that the core turns itself; a user says them in other words, if at all."""
 
 
 def draw(
@@ -30,26 +37,45 @@ def draw(
     first: int = 0,
     batch: int = 64,
     knobs: dict[str, Any] | None = None,
-    progress: Callable[[int], None] | None = None,
+    maps: Maps | None = None,
+    progress: Advance | None = None,
 ) -> Iterator[Tensor]:
     """Yield uint8 batches `[b, 3, H, W]` of images `first` to `first + num`, in eval mode.
 
     A conditional generator draws a class per image, unless `label` fixes it or `by_turns` goes round the classes.
+    One that draws from maps is given those that `maps` has for these rows; UserError is raised when there are none.
+    `progress` is told of the generator's steps, see `Generator.work`: while it draws, if it has the knob.
     """
+    if generator.map_kind and maps is None:
+        raise UserError(f"this generator draws each image from a map of {generator.map_kind}, and none are given.")
     device = next(generator.parameters()).device
     training = generator.training
+    knobs = dict(knobs or {})
+    steps = generator.work(knobs.get("size")).steps
+    tells = progress is not None and "progress" in options_of(type(generator).sample)
+    if tells:
+        knobs["progress"] = progress
     generator.eval()
     try:
         for start in range(first, first + num, batch):
             rows = range(start, min(start + batch, first + num))
             given = _labels(generator, rows, label, by_turns)
             rng = Rng.of(STREAM, seed, rows=rows, device=device)
-            image = generator.sample(len(rows), given, rng, **(knobs or {}))
+            shown = {"maps": maps(rows).to(device)} if maps and generator.map_kind else {}
+            image = generator.sample(len(rows), given, rng, **shown, **knobs)
             yield to_uint8(image).cpu()
-            if progress:
-                progress(len(rows))
+            if progress and not tells:
+                progress(len(rows) * steps)
     finally:
         generator.train(training)
+
+
+@contextmanager
+def counting_steps(generator: Generator, num: int, size: tuple[int, int] | None = None) -> Iterator[Advance]:
+    """What `draw` tells its `progress`: a bar of `num` images, or of steps with their rate where one takes several."""
+    work = generator.work(size)
+    with counting("sampling", num * work.steps, work.unit if work.steps > 1 else "") as advance:
+        yield advance
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -58,15 +84,35 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, columns: int = 0, gap: int = 1) -> np.ndarray:
-    """uint8 `[N, 3, H, W]` -> one picture `[h, w, 3]`, row by row on white."""
+    """uint8 `[N, 3, H, W]` -> one picture `[h, w, 3]`, row by row on white; about square where no columns are given."""
     num, _, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(num))
+    columns = columns or min(num, math.ceil(math.sqrt(num * height / width)))
     rows = math.ceil(num / columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         y, x = i // columns * (height + gap), i % columns * (width + gap)
         sheet[y : y + height, x : x + width] = image
     return sheet
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder for pictures; a user's mistake that shows only now leaves no empty one.
+
+    Raises UserError where it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}); name another with --out.") from None
+    try:
+        yield
+    except UserError:
+        with suppress(OSError):  # a folder with something in it stays
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def save_png(path: Path, picture: np.ndarray, scale: int = 1) -> None:
@@ -84,13 +130,30 @@ def enlargement(resolution: int) -> int:
     return max(1, 64 // resolution)
 
 
-def checked_knobs(generator: Generator, knobs: dict[str, Any]) -> dict[str, Any]:
-    """Knobs that this generator's `sample` has. Raises UserError for one that it has not."""
+def checked_knobs(
+    generator: Generator, knobs: Mapping[str, Any], size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Knobs that this generator's `sample` has, `size` among them. Raises UserError for one that it has not."""
     known = options_of(type(generator).sample)
+    own = [name for name in known if name not in OF_THE_CORE]
     for name in knobs:
-        if name not in known:
-            raise UserError(f'this generator has no knob "{name}"{did_you_mean(name, known)}')
-    return {name: coerce(value, known[name].kind, name) for name, value in knobs.items()}
+        if name not in own:
+            raise UserError(f'this generator has no knob "{name}"{did_you_mean(name, own)}')
+    if size and "size" not in known:
+        side = generator.resolution
+        raise UserError(f"this generator draws images of {side}x{side} pixels only; leave --size out.")
+    chosen = {name: coerce(value, known[name].kind, name) for name, value in knobs.items()}
+    return chosen | ({"size": size} if size else {})
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """`512x768` -> (512, 768), height and width in pixels; None for none. Raises UserError for anything else."""
+    if not text:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if not match:
+        raise UserError(f'--size takes HEIGHTxWIDTH in pixels, such as 512x768, not "{text}".')
+    return int(match[1]), int(match[2])
 
 
 def class_number(text: str, classes: tuple[str, ...], num_classes: int) -> int | None:
@@ -108,12 +171,21 @@ def class_number(text: str, classes: tuple[str, ...], num_classes: int) -> int |
     raise UserError(f'there is no class "{text}"{did_you_mean(text, classes)}')
 
 
-def name_of(step: int, seed: int, label: int | None, truncation: float | None) -> str:
+def name_of(step: int, seed: int, label: int | None, knobs: Mapping[str, Any]) -> str:
     """A name for each set of pictures, so that none are mixed."""
     parts = [f"step-{step}", f"seed-{seed}"]
     parts += [f"label-{label}"] if label is not None else []
-    parts += [f"truncation-{truncation:g}"] if truncation is not None else []
+    parts += [f"{name}-{_word(value)}" for name, value in sorted(knobs.items())]
     return "-".join(parts)
+
+
+def _word(value: Any) -> str:
+    """A knob's value as part of a file's name: 0.5, 512x768."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if isinstance(value, list | tuple):
+        return "x".join(map(_word, value))
+    return re.sub(r"[^\w.+-]", "_", str(value))
 
 
 def _labels(generator: Generator, rows: range, label: int | None, by_turns: bool) -> Tensor | None:

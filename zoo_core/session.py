@@ -8,14 +8,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch import Tensor
 
 from zoo_core import catalog, checkpoint, parts, runs, sampling
-from zoo_core.data import ImageSet, open_images
+from zoo_core.data import ImageSet, open_for
 from zoo_core.errors import UserError, did_you_mean
 from zoo_core.files import replacing
+from zoo_core.given_maps import colour
 from zoo_core.interfaces import PIXELS, Generator
 from zoo_core.journal import Journal
 from zoo_core.processes import on_main, open_accelerator
@@ -28,7 +31,7 @@ GRID = 64
 
 Say = Callable[[str], None]
 Measure = Callable[[str, int, Generator, ImageSet], None]
-"""Called with "start" or "end", the steps taken, the generator to sample from and the real images."""
+"""Called with "start", "during" or "end", the steps taken, the generator to sample from and the real images."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[R
     data = recipe.data
 
     def open_them(progress: bool) -> ImageSet:
-        return open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop, progress=progress)
+        return open_for(data, progress=progress)
 
     if accelerator and accelerator.num_processes > 1:
         on_main(accelerator, lambda: open_them(True))  # reads and names bad files once; the others find them cached
@@ -74,10 +77,26 @@ def build_stages(recipe: Recipe, built: parts.Parts) -> list[Stage]:
     plugin = catalog.plugin(recipe.plugin)
     if not plugin.stages:
         raise UserError(f"the plugin {plugin.name} brings components only; train another plugin with them.")
+    if built.generator.map_kind not in ("", recipe.data.maps):
+        raise UserError(
+            f"the generator draws from maps of {built.generator.map_kind}; "
+            f"set data.maps={built.generator.map_kind}, and name a source that has them."
+        )
     stages = catalog.resolve(plugin.stages, f"the plugin {plugin.name}'s stages")(recipe, built)
     for name in recipe.train.stages:
         stage_named(stages, name, "train.stages")
+    _check_adversaries(recipe, built, stages)
     return stages
+
+
+def _check_adversaries(recipe: Recipe, built: parts.Parts, stages: Sequence[Stage]) -> None:
+    """A discriminator or a loss that nothing trains with would be left out in silence."""
+    trained = [module for stage in stages for network in stage.networks.values() for module in network.modules()]
+    if not any(module is built.discriminator for module in trained):
+        for kind in ("discriminator", "loss"):
+            if recipe.part(kind) is not None:
+                name = recipe.part(kind).name
+                raise UserError(f"no stage of {recipe.plugin} is adversarial; leave the {kind} {name} out.")
 
 
 def stage_named(stages: Sequence[Stage], name: str, place: str) -> Stage:
@@ -131,6 +150,9 @@ def train(
     stages = build_stages(recipe, built)
     if only:
         stage_named(stages, only, "--stage")
+    for stage in stages:
+        if stage.begin and only in ("", stage.name):
+            stage.begin()
     main = accelerator.is_main_process
     say = say if main else lambda text: None
     with ExitStack() as held:
@@ -193,7 +215,7 @@ class _Session:
             self.accelerator,
             journal,
             self._checkpoints(stage),
-            self._draw_grid,
+            self._look,
             order=self.stages.index(stage),
         )
         self._resume(trainer, journal)
@@ -230,7 +252,7 @@ class _Session:
     def _hand_on(self, stage: Stage) -> None:
         """Leave a finished stage's networks as later stages, and people, use them: with averaged weights if any."""
         found = checkpoint.latest(self._checkpoints(stage), warn=self.say)
-        if found is None or found.step < num_steps(self._recipe(stage)):
+        if found is None or (found.step < num_steps(self._recipe(stage)) and not found.state.get(runs.IMPORTED)):
             raise UserError(
                 f"stage {stage.name} comes first and is not done; leave --stage out, or train --stage {stage.name}."
             )
@@ -246,20 +268,44 @@ class _Session:
         if self.measure:
             self.measure(when, step, self._shown(stage), self.images)
 
+    def _look(self, clock: Clock, stage: Stage) -> None:
+        self._draw_grid(clock, stage)
+        on_the_way = stage is self.stages[-1] and 0 < clock.step < num_steps(self._recipe(stage))
+        if self.recipe.evaluate.during and on_the_way:
+            self._measured("during", stage, clock.step)
+
     def _draw_grid(self, clock: Clock, stage: Stage) -> None:
-        """Draw the same seeds, or show the same real images, each time, so that people see the model improve."""
+        """Draw the same seeds, or show the same real images, each time, so that people see the model improve.
+
+        What is drawn from a map stands beside it.
+        """
         generator = self._shown(stage)
         columns = _columns(generator.num_classes)
         if stage.picture:
-            real = torch.tensor(self.images.images[: GRID // 2], device=self.accelerator.device).permute(0, 3, 1, 2)
-            pixels = PIXELS[self.recipe.data.pixels]
-            images, columns = sampling.to_uint8(stage.picture(pixels.encode(real / 255))).cpu(), 0
+            given = self._real(stage.pictured).to(self.accelerator.device)
+            images, columns = sampling.to_uint8(stage.picture(given)).cpu(), 0
+        elif generator.map_kind:
+            maps, columns = self.images.maps_in_turn(generator.map_kind), 0
+            drawn = torch.cat(list(sampling.draw(generator, GRID // 2, seed=0, by_turns=True, maps=maps)))
+            images = torch.stack([colour(maps(range(GRID // 2))), drawn], 1).flatten(0, 1)
         else:
             num = GRID - GRID % columns if columns else GRID
             images = torch.cat(list(sampling.draw(generator, num, seed=0, by_turns=True)))
-        name = "-".join(filter(None, (self._name(stage), f"images-{clock.images:09d}.png")))
         scale = sampling.enlargement(self.recipe.data.resolution)
-        sampling.save_png(self.folder / "samples" / name, sampling.grid(images, columns), scale)
+        sampling.save_png(self._sample_path(clock, stage), sampling.grid(images, columns), scale)
+        for title, sheet in stage.sheets.items() if clock.step else ():
+            sampling.save_png(self._sample_path(clock, stage, title), sheet())
+
+    def _real(self, what: str) -> Tensor:
+        """What a stage's picture is given: the first images, in the recipe's pixel space, or their maps."""
+        index = np.arange(min(GRID // 2, len(self.images)))
+        if what == "maps":
+            return self.images.take_maps(index)
+        return PIXELS[self.recipe.data.pixels].encode(self.images.take(index)[0] / 255)
+
+    def _sample_path(self, clock: Clock, stage: Stage, title: str = "") -> Path:
+        name = "-".join(filter(None, (self._name(stage), title, f"images-{clock.images:09d}.png")))
+        return self.folder / "samples" / name
 
     def _shown(self, stage: Stage) -> Generator:
         """The generator as people should see it: with the weights that this stage averages, if it averages it."""

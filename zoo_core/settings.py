@@ -141,6 +141,8 @@ class Evaluate:
     num: int = 0
     extractor: str = "random-conv"
     metrics: tuple[str, ...] = ("fid",)
+    during: bool = False
+    """Also measured with each sample grid of the last stage, for curves."""
 
     def __post_init__(self) -> None:
         if self.num < 0:

@@ -40,6 +40,21 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A number that the paper, or its repository, prints: measured their way, so shown apart from ours."""
+
+    model: str
+    data: str
+    """With the resolution, such as "FFHQ 256"."""
+    figure: str
+    value: str
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_strings(self, "model", "data", "figure", "value", "source")
+
+
+@dataclass(frozen=True)
 class Plugin:
     """One paper, as data. References are `module:attribute` and are resolved only when used.
 
@@ -66,6 +81,10 @@ class Plugin:
     convert: str = ""
     """`(content, recipe) -> Imported`: an official checkpoint in our names, see `zoo_core.official`."""
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """Options of recipes that are widths (`generator.channels`) -> what they must be multiples of: what is scaled to
+    give contenders equal numbers of parameters."""
+    published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         _check_strings(self, "name", "summary", "stages", "recipes", "recipe", "convert")
@@ -88,6 +107,12 @@ class Plugin:
             if not isinstance(weights, Weights):
                 raise ValueError(f"weights {name!r} must be a Weights, not {weights!r}")
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        _check_table("widths", self.widths)
+        if not all(isinstance(multiple, int) and multiple > 0 for multiple in self.widths.values()):
+            raise ValueError(f"widths must have whole numbers above 0, not {self.widths!r}")
+        object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+        if not isinstance(self.published, tuple) or not all(isinstance(row, Published) for row in self.published):
+            raise ValueError(f"published must be a tuple of Published, not {self.published!r}")
         for label in ("stages", "convert"):
             if getattr(self, label):
                 _check_reference(label, getattr(self, label))

@@ -1,16 +1,13 @@
 """Read a stranger's file of tensors: PyTorch's `.pt`, NumPy's `.npz`, or safetensors, told apart by their content.
 
-No code from a file is run. PyTorch's files are pickles inside a zip. First the pickle is looked through, not run, for
-what it would call: anything but `ALLOWED` ends it. Then `torch.load(weights_only=True)`, which has a list of its own,
-builds it. What a file declares is compared with its size before anything of that size is made.
+No code from a file is run. PyTorch's files are pickles inside a zip, which `restricted_pickle` reads as data. What a
+file declares is compared with its size before anything of that size is made.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -22,23 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from zoo_core import restricted_pickle
 from zoo_core.errors import UserError
 
-_NUMBERS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-ALLOWED = {
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "torch.Size",
-    "torch.device",
-    "argparse.Namespace",
-    *(f"torch.{kind}Storage" for kind in _NUMBERS),
-}
-"""What the pickle in a `.pt` may call. Narrower than torch's own list, part of which allocates whatever it is asked to
-(`bytearray`, `torch.Tensor`). Training scripts save their options in a Namespace, which takes attributes when it is
-rebuilt and does nothing else."""
-
-MAX_PICKLE_BYTES = 100 * 2**20
+MAX_PICKLE_BYTES = 16 * 2**20
 """Of the pickle in a `.pt`, which describes the tensors and does not hold them; published ones are below 1 MiB."""
 
 TRUSTED = (
@@ -52,8 +36,8 @@ _DAMAGED = "{} is cut short or damaged ({}); fetch it again."
 def read(path: Path, *, trust_pickle: bool = False) -> Mapping[str, Any]:
     """The file's content: names to tensors, or for `.pt` the mapping that was saved. Large tensors stay in the file.
 
-    `trust_pickle` reads a `.pt` as a full pickle, which runs any code in it. Raises UserError for a file that cannot be
-    read so, that is damaged, or that holds anything but plain data.
+    What a `.pt` holds beside tensors and plain containers is a `restricted_pickle.Placeholder`. `trust_pickle` reads it
+    as a full pickle, which runs any code in it. Raises UserError for a file that cannot be read so, or is damaged.
     """
     reader = _READERS[_kind(path)]
     try:
@@ -64,6 +48,8 @@ def read(path: Path, *, trust_pickle: bool = False) -> Mapping[str, Any]:
         raise UserError(f"{path} needs more memory than this machine has free.") from None
     except Exception as error:  # parsers of damaged or hostile bytes raise anything
         raise UserError(_DAMAGED.format(path, _reason(error))) from error
+    if isinstance(content, restricted_pickle.Placeholder):
+        raise UserError(f"{path} holds {content.name}, which is not plain data; {restricted_pickle.REMEDY}")
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a mapping of names to tensors.")
     return content
@@ -125,23 +111,7 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
             raise UserError(f"{path} is not a checkpoint: its {member.filename} alone has {member.file_size:,} bytes.")
     if trust_pickle:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
-    _check_calls(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-
-
-def _check_calls(path: Path) -> None:
-    """Raise UserError for a pickle that would call anything but what is `ALLOWED`."""
-    with zipfile.ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        pickle = archive.read(name)
-    for operation, argument, _ in pickletools.genops(pickle):
-        called = str(argument).replace(" ", ".") if operation.name == "GLOBAL" else operation.name
-        if called not in ALLOWED and operation.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            raise UserError(
-                f"{path} asks for {called}, which is not plain data; nothing of it was run. Get a file that holds "
-                "tensors only, or, if you trust whoever made this one, add --trust-pickle."
-            )
+    return restricted_pickle.read(path)
 
 
 def _read_old_pickle(path: Path, trust_pickle: bool) -> Any:

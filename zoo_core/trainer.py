@@ -15,25 +15,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from zoo_core import checkpoint
-from zoo_core.data import ImageSet
+from zoo_core.data import ImageSet, mirror
+from zoo_core.drivers import Driver
 from zoo_core.errors import UserError
-from zoo_core.gradients import (
-    Diverged,
-    RunningState,
-    average,
-    backward,
-    clip,
-    fill_missing,
-    first_bad_gradient,
-    first_bad_weight,
-    trainable,
-)
+from zoo_core.gradients import Diverged, RunningState, first_bad_gradient, first_bad_weight
 from zoo_core.interfaces import PIXELS
 from zoo_core.journal import Journal
 from zoo_core.processes import check_agreement, on_main
 from zoo_core.program import Batch, Clock, Phase, Stage
 from zoo_core.recipe import Recipe
 from zoo_core.rng import Rng, seed_of
+from zoo_core.wrapping import driver
 
 Observer = Callable[[Clock, Stage], None]
 """Called in the main process with the state after a step: draws sample grids, say."""
@@ -74,6 +66,8 @@ class Trainer:
         self.num_steps = num_steps(recipe)
         self.base_lr = {name: [group["lr"] for group in opt.param_groups] for name, opt in stage.optimizers.items()}
         self.step = 0
+        self._driver: Driver | None = None
+        """Made when training begins: what it wraps must have been restored."""
         self._saved_step = -1
         self._unlogged: dict[str, float] = {}
         self._asked = False
@@ -83,6 +77,7 @@ class Trainer:
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint."""
+        self._release()
         checkpoint.restore(found, self.stage)
         self.step = self._saved_step = found.step
         self._unlogged = dict(found.state.get("unlogged", {}))
@@ -91,7 +86,8 @@ class Trainer:
         """Train to the end of the budget."""
         train = self.recipe.train
         check_agreement(self.accelerator, self.step)
-        with self._interruptible(), self.journal.progress(self.total_images, self.step * self.batch) as progress:
+        seen = self.step * self.batch
+        with self._interruptible(), self._driven(), self.journal.progress(self.total_images, seen) as progress:
             if self.step == 0:
                 self._observe()
             while self.step < self.num_steps:
@@ -120,7 +116,8 @@ class Trainer:
         state = {"step": self.step, "images": self.step * self.batch, "stage": self.stage.name}
         state |= {"order": self.order, "unlogged": self._unlogged}
         keep = self.recipe.train.keep
-        on_main(self.accelerator, lambda: checkpoint.save(self.checkpoints, self.stage, state, keep))
+        with self._driving().whole_state():
+            on_main(self.accelerator, lambda: checkpoint.save(self.checkpoints, self.stage, state, keep))
         self._saved_step = self.step
 
     def _observe(self) -> None:
@@ -139,6 +136,8 @@ class Trainer:
             if phase.due(self.step):
                 numbers |= self.run_phase(phase)
                 trained |= set(phase.trains)
+        if self.stage.conclude:
+            numbers |= self.stage.conclude(clock)
         for moving in self.stage.averages:
             if moving.of in trained:
                 moving.update(self.stage.networks[moving.of], clock, self._steps_since_trained(moving.of))
@@ -154,48 +153,70 @@ class Trainer:
 
     def run_phase(self, phase: Phase) -> dict[str, float]:
         """Run one phase of this step; what it measured, by name. Raises Diverged."""
-        networks = {name: self.stage.networks[name] for name in phase.trains}
+        driving = self._driving()
         num_micro = self.share // self.micro
         first = self.accelerator.process_index * num_micro
-        running = RunningState(self.stage.networks.values(), num_micro, self.accelerator)
+        running = RunningState(driving.networks.values(), num_micro, self.accelerator)
         totals: dict[str, Tensor] = {}
         for index in range(num_micro):
             clock = self._clock()
             running.begin_micro(index)
             # For what draws from torch's own state, such as dropout: a resumed run draws the same. Per process only.
             torch.manual_seed(seed_of(self.recipe.train.seed, "torch", self.step, phase.name, first + index))
-            with self.accelerator.autocast():
-                losses = phase.loss(self._load(phase, index), clock)
-            backward(losses, networks, 1 / num_micro)
+            with driving.micro_batch(last=index == num_micro - 1):
+                with self.accelerator.autocast():
+                    losses = phase.loss(self._load(phase, index), clock)
+                driving.backward(losses)
             running.end_micro()
             terms = clock.terms | {f"{phase.name} -> {name}": loss.detach().float() for name, loss in losses.items()}
             totals = {name: totals.get(name, 0) + value / num_micro for name, value in terms.items()}
         running.finish()
-        fill_missing(networks.values())
-        average([parameter.grad for network in networks.values() for parameter in trainable(network)], self.accelerator)
+        driving.reduce(phase.trains)
         numbers = self._gather(totals)
         self._check(numbers, phase)
-        for name, network in networks.items():
-            norm = float(clip(network, phase.clip_norm))
+        for name in phase.trains:
+            norm = driving.clip(name, phase.clip_norm)
             if not math.isfinite(norm):
-                self._diverged_in(phase, f"the gradient of {name} ({first_bad_gradient(network)})")
+                self._diverged_in(phase, f"the gradient of {name} ({first_bad_gradient(driving.networks[name])})")
             numbers[f"gradient/{phase.name}.{name}"] = norm
-            self.stage.optimizers[name].step()
-            self.stage.optimizers[name].zero_grad()
+            driving.step(name)
         return {name: value for name, value in numbers.items() if " -> " not in name}
+
+    @contextmanager
+    def _driven(self) -> Iterator[None]:
+        """While it holds, the networks may be wrapped."""
+        self._driving()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _driving(self) -> Driver:
+        if self._driver is None:
+            self._driver = driver(self.stage, self.accelerator, self.share // self.micro)
+        return self._driver
+
+    def _release(self) -> None:
+        if self._driver is not None:
+            self._driver.end()
+            self._driver = None
 
     def _load(self, phase: Phase, index: int) -> Batch:
         """This process's rows of this micro-batch; every row's draws depend on its number in the whole batch only."""
         train, data, device = self.recipe.train, self.recipe.data, self.accelerator.device
         first = self.accelerator.process_index * self.share + index * self.micro
         rows = range(first, first + self.micro)
-        image, label = self.images.rows(self.step * self.batch + first, self.micro, train.seed)
+        numbers = self.images.numbers(self.step * self.batch + first, self.micro, train.seed)
+        image, label = self.images.take(numbers)
         image = image.to(device).float() / 255
+        maps = self.images.take_maps(numbers)
+        maps = None if maps is None else maps.to(device)
         if data.mirror:
             mirrored = Rng.of(train.seed, "mirror", self.step, rows=rows, device=device).uniform() < 0.5
-            image = torch.where(mirrored.view(-1, 1, 1, 1), image.flip(-1), image)
+            image = mirror(image, mirrored)
+            maps = None if maps is None else mirror(maps, mirrored)
         rng = Rng.of(train.seed, "train", self.step, phase.name, rows=rows, device=device)
-        return Batch(PIXELS[data.pixels].encode(image), label.to(device) if data.labels else None, rng)
+        return Batch(PIXELS[data.pixels].encode(image), label.to(device) if data.labels else None, rng, maps)
 
     def _gather(self, totals: dict[str, Tensor]) -> dict[str, float]:
         """Average the terms over processes; the same message tells everyone that someone was asked to stop."""

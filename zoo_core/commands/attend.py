@@ -46,7 +46,7 @@ def command(
     attending.check_points(points, image.shape[:2])
     points = points or attending.striking_points(image)
 
-    name = sampling.name_of(opened.step, seed, chosen, truncation)
+    name = sampling.name_of(opened.step, seed, chosen, knobs)
     png = _png(out or opened.path / "attention" / f"{name}.png")
     npz = png.with_suffix(".npz")
     title = f"{opened.path.resolve().name}: {opened.recipe.plugin}, {name}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo_core.errors import UserError
+
 if TYPE_CHECKING:
     from zoo_core.recipe import Recipe
 
@@ -17,10 +19,18 @@ MIB = 2**20
 @click.command("bench")
 @click.option("--plugin", required=True, help="The paper to measure; see `zoo list`.")
 @click.option("--recipe", default="", help="A recipe by name, or a YAML file. [default: the plugin's own]")
-@click.option("--batch", type=click.IntRange(1), help="Images at a time. [default: the recipe's]")
+@click.option("--batch", type=click.IntRange(1), help="Images at a time, in all stages. [default: the recipe's]")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Any value of the recipe; repeatable.")
 @click.option("--precision", type=click.Choice(("fp32", "bf16")), help="[default: the recipe's]")
 @click.option("--against", type=click.Choice(("plain",)), help="Also measure the plain formulation, in turns.")
+@click.option(
+    "--against-set",
+    "others",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="A value that only the recipe of --against has; repeatable.",
+)
+@click.option("--size", default="", metavar="HxW", help="Also sample images of this size, of a generator that can.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds after the warm-up.")
 @click.option(
     "--clock",
@@ -37,36 +47,58 @@ def command(
     settings: tuple[str, ...],
     precision: str | None,
     against: str | None,
+    others: tuple[str, ...],
+    size: str,
     repeats: int,
     clock: str,
     file: Path | None,
 ) -> None:
-    """Speed, memory and operations of sampling and of each phase of a training step, on noise.
+    """Speed, memory and operations of sampling and of each phase of every stage's training step, on noise.
 
     Medians over the rounds, with their range. Nothing is trained or kept.
     """
     from zoo_core import catalog
     from zoo_core import recipe as recipes
+    from zoo_core.sampling import parse_size
 
-    changes: list[tuple[str, Any]] = [recipes.parse_set(text) for text in settings]
-    changes += [("train.batch", batch)] if batch else []
-    changes += [("train.precision", precision)] if precision else []
-    wanted = _fitted(recipes.load(plugin, recipe, changes))
-    report = _measure(wanted, ("fast", against) if against else ("fast",), repeats, clock)
-    report = {"plugin": plugin, "recipe": recipe or catalog.plugin(plugin).recipe, "set": list(settings), **report}
+    def wanted(*texts: str) -> Recipe:
+        changes: list[tuple[str, Any]] = [recipes.parse_set(text) for text in texts]
+        changes += [("train.batch", batch)] if batch else []
+        changes += [("train.precision", precision)] if precision else []
+        return _fitted(recipes.load(plugin, recipe, changes), batch)
+
+    if others and not against:
+        raise UserError("--against-set says how the recipe of --against differs; add --against plain.")
+    chosen = {"fast": wanted(*settings)}
+    if against:
+        chosen[against] = wanted(*settings, *others)
+    report = _measure(chosen, parse_size(size), repeats, clock)
+    said = {"recipe": recipe or catalog.plugin(plugin).recipe, "set": list(settings), "against_set": list(others)}
+    report = {"plugin": plugin, **said, **report}
     if file:
         _write(file, report)
     _show(report)
 
 
-def _fitted(wanted: Recipe) -> Recipe:
-    """The recipe without micro-batches where the whole batch is no larger than one."""
-    train = wanted.train
-    micro = train.micro_batch if train.micro_batch < train.batch else 0
-    return wanted.replace(train=dataclasses.replace(train, micro_batch=micro))
+def _fitted(wanted: Recipe, batch: int | None) -> Recipe:
+    """The recipe with this batch in every stage (None: the recipe's own), without micro-batches where the whole batch
+    is no larger than one."""
+    from zoo_core.recipe import for_stage
+
+    stages = {}
+    for name, own in wanted.train.stages.items():
+        own = {**own, **({"batch": batch} if batch and "batch" in own else {})}
+        train = dataclasses.replace(wanted.train, stages={**wanted.train.stages, name: own})
+        stages[name] = {**own, "micro_batch": _micro(for_stage(wanted.replace(train=train), name))}
+    return wanted.replace(train=dataclasses.replace(wanted.train, micro_batch=_micro(wanted), stages=stages))
 
 
-def _measure(wanted: Recipe, formulations: tuple[str, ...], repeats: int, clock: str) -> dict[str, Any]:
+def _micro(wanted: Recipe) -> int:
+    return wanted.train.micro_batch if wanted.train.micro_batch < wanted.train.batch else 0
+
+
+def _measure(chosen: dict[str, Recipe], size: tuple[int, int] | None, repeats: int, clock: str) -> dict[str, Any]:
+    """`chosen`: a recipe for each formulation."""
     from tempfile import TemporaryDirectory
 
     import torch
@@ -74,26 +106,34 @@ def _measure(wanted: Recipe, formulations: tuple[str, ...], repeats: int, clock:
     from zoo_core import bench, bench_memory, session
     from zoo_core.progress import counting
 
-    bench.noise(wanted)  # refuses before anything is built
-    session.rehearse(wanted)
-    memory = {name: bench_memory.peaks(wanted, session.build_stages, name) for name in formulations}
+    fast = chosen["fast"]
+    for wanted in chosen.values():
+        bench.noise(wanted)  # refuses before anything is built
+        session.rehearse(wanted)
+    if len({wanted.train.precision for wanted in chosen.values()}) > 1:
+        raise UserError("both recipes are measured in one precision; leave train.precision out of --against-set.")
     with TemporaryDirectory() as folder:
-        workload = bench.Workload(wanted, session.build_stages, Path(folder))
-        total = (repeats + 1) * (1 + len(workload.step))
-        with counting("measuring", total) as advance:
-            rows = bench.measure(workload, formulations, repeats=repeats, clock=clock, advance=advance)
-        device = workload.accelerator.device
+        built: list[tuple[Recipe, bench.Workload]] = []
+        for wanted in chosen.values():
+            if not built or built[0][0] != wanted:  # one workload serves two formulations of one recipe
+                built.append((wanted, bench.Workload(wanted, session.build_stages, Path(folder), size)))
+        workloads = {name: next(made for wanted, made in built if wanted == chosen[name]) for name in chosen}
+        bench.pairs(workloads)  # refuses before anything is measured
+        memory = {name: bench_memory.peaks(chosen[name], session.build_stages, name) for name in chosen}
+        with counting("measuring", (repeats + 1) * len(workloads["fast"].tasks)) as advance:
+            rows = bench.measure(workloads, repeats=repeats, clock=clock, advance=advance)
+        device = workloads["fast"].accelerator.device
     on_cuda = device.type == "cuda"
     return {
-        "resolution": wanted.data.resolution,
-        "batch": wanted.train.batch,
-        "precision": wanted.train.precision,
+        "resolution": fast.data.resolution,
+        "batch": fast.train.batch,
+        "precision": fast.train.precision,
         "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "clock": clock,
         "repeats": repeats,
-        "rows": [row.summary(wanted.train.batch) for row in rows],
+        "rows": [row.summary() for row in rows],
         "peak_memory_bytes": memory,
     }
 
@@ -114,36 +154,50 @@ def _show(report: dict[str, Any]) -> None:
     formulations = list(report["peak_memory_bytes"])
     clock = "wall clock" if report["clock"] == "wall" else "processor time"
     table = Table(
-        title=f"{report['plugin']} {report['recipe']}: {report['resolution']} px, batch {report['batch']}, "
+        title=f"{report['plugin']} {report['recipe']}: {report['resolution']} px, "
         f"{report['precision']}, {report['device']}, {report['threads']} threads; {clock}, {report['repeats']} rounds",
         title_justify="left",
     )
-    table.add_column("")
+    units = [row["unit"] for row in report["rows"] if "unit" in row][:1]
+    table.add_column("", no_wrap=True)
+    table.add_column("batch", justify="right")
     for name in formulations:
-        for heading in ("ms", "images/s", "GFLOP/image"):
+        for heading in ("ms", "images/s", *(f"{unit}/s" for unit in units), "GFLOP/image"):
             table.add_column(f"{name}\n{heading}", justify="right")
     if len(formulations) > 1:
         table.add_column("plain / fast", justify="right")
-    for row in report["rows"]:
-        label = f"{row['name']} (every {row['every']})" if row["every"] > 1 else row["name"]
-        cells = [label]
+    rows = report["rows"]
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        cells = [_label(row), str(row["batch"])]
         for name in formulations:
             found = row[name]
-            rate = f"{found['images_per_second']:.3g}"
-            cells += [_range(found["ms"], "{:.0f}"), rate, f"{found['gflop_per_image']:.1f}"]
+            cells += [_range(found["ms"], "{:.0f}"), _rate(found["images_per_second"])]
+            cells += [_rate(found["steps_per_second"]) if "unit" in row else "" for _ in units]
+            cells.append(f"{found['gflop_per_image']:.1f}")
         if len(formulations) > 1:
             cells.append(_range(row["plain_over_fast"], "{:.2f}"))
-        table.add_row(*cells, end_section=row["name"] == "sampling" or row is report["rows"][-2])
-    for what in ("sampling", "step"):
+        ends = after is None or (row["every"], row["stage"]) != (after["every"], after["stage"])
+        table.add_row(*cells, end_section=ends or after["name"] == "whole step")
+    for what in report["peak_memory_bytes"]["fast"]:
         amounts = [report["peak_memory_bytes"][name][what] for name in formulations]
-        cells = [cell for amount in amounts for cell in (f"{amount / MIB:.0f} MiB", "", "")]
+        empty = [""] * (2 + len(units))
+        cells = [cell for amount in amounts for cell in (f"{amount / MIB:.0f} MiB", *empty)]
         if len(formulations) > 1:
             cells.append(f"{amounts[1] / max(amounts[0], 1):.2f}")
-        table.add_row(f"peak memory, {what}", *cells)
+        table.add_row(f"peak memory, {what}", "", *cells)
     console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _range(spread: dict[str, float], form: str) -> str:
     middle, least, most = (form.format(spread[name]) for name in ("median", "min", "max"))
     return f"{middle} ({least}..{most})"
+
+
+def _label(row: dict[str, Any]) -> str:
+    name = f"{row['stage']}: {row['name']}" if row["stage"] else row["name"]
+    return f"{name} (every {row['every']})" if row["every"] > 1 else name

@@ -40,16 +40,13 @@ def command(
     import json
 
     from zoo_core import evaluation, runs
-    from zoo_core.data import open_images
+    from zoo_core.data import open_for
     from zoo_core.extractors import open_extractor
 
     opened = runs.load(run)
     seeing = open_extractor(extractor, extractor_weights, opened.device)  # say at once when it cannot be had
     evaluation.read(opened.path)  # or that the figures could not be kept
-    settings = opened.recipe.data
-    images = open_images(
-        data or settings.source or None, settings.resolution, filter=settings.filter, crop=settings.crop
-    )
+    images = open_for(opened.recipe.data, data)
     report = evaluation.measure(
         opened.generator,
         images,

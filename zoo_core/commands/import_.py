@@ -34,7 +34,7 @@ def command(
     if recipe:
         recipes.load(plugin, recipe, changes)  # a mistake in it is told before the file is read
 
-    from zoo_core import importing, parts, session, tensor_files
+    from zoo_core import importing, parts, restricted_pickle, session, tensor_files
 
     if out:
         importing.check_free(out)
@@ -55,11 +55,18 @@ def command(
     if found.settings:
         said = ", ".join(f"{path}={value}" for path, value in found.settings.items())
         click.echo(f"The file's own configuration is used: {said}.")
-    (stage,) = session.build_stages(found.recipe, parts.build(found.recipe))
-    for remark in importing.fill(stage, found.imported):
+    if strange := restricted_pickle.placeholders(content):
+        click.echo(f"Left unread, as it is not plain data: {restricted_pickle.listed(strange)}.")
+    stages = session.build_stages(found.recipe, parts.outline(found.recipe))
+    for remark in importing.fill(stages, found):
         click.echo(f"{remark[0].upper()}{remark[1:]}.")
     source = importing.origin(file, found.imported)
-    importing.write_run(folder, found.recipe, stage, source)
+    importing.write_run(folder, found.recipe, stages, found.imported, source)
     click.echo(f"{folder} holds {', '.join(source['networks'])}. Next:")
-    click.echo(f"  zoo sample {folder} --num 64")
-    click.echo(f"  zoo train --plugin {plugin} --recipe {folder}/recipe.yaml --out {folder} --data IMAGES")
+    train = f"  zoo train --plugin {plugin} --recipe {folder}/recipe.yaml --out {folder} --data IMAGES"
+    missing = [stage for stage in stages if stage not in importing.held(stages, found.imported)]
+    for stage in missing:
+        click.echo(f"{train} --stage {stage.name}")
+    if not missing:
+        click.echo(f"  zoo sample {folder} --num 64")
+        click.echo(train)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from zoo_core.given_maps import Maps
+    from zoo_core.runs import Run
 
 
 @click.command("sample")
@@ -13,31 +18,49 @@ import click
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same images.")
 @click.option("--label", default="", help="One class, by number or name, for a conditional generator.")
 @click.option("--truncation", type=float, help="Pull latents to their mean: 1 is off, 0 is all the mean.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A knob, such as top_k=100; repeatable.")
+@click.option("--size", default="", metavar="HxW", help="Height and width in pixels, such as 512x768.")
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Maps to draw from: a file, folder or zip. [default: the run's data]",
+)
 @click.option("--grid", is_flag=True, help="Write the grid only, no single files.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images at a time.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: RUN/sampled/step-STEP-seed-SEED...]")
 def command(
-    run: Path, num: int, seed: int, label: str, truncation: float | None, grid: bool, batch: int, out: Path | None
+    run: Path,
+    num: int,
+    seed: int,
+    label: str,
+    truncation: float | None,
+    settings: tuple[str, ...],
+    size: str,
+    maps: Path | None,
+    grid: bool,
+    batch: int,
+    out: Path | None,
 ) -> None:
     """Draw images from a run or one of its checkpoints: PNG files and a grid."""
     import torch
 
     from zoo_core import runs, sampling
-    from zoo_core.errors import UserError
-    from zoo_core.progress import counting
+    from zoo_core.recipe import parse_set
 
+    wanted = sampling.parse_size(size)
+    given = dict(parse_set(text) for text in settings) | ({} if truncation is None else {"truncation": truncation})
     opened = runs.load(run)
     generator = opened.generator
-    knobs = sampling.checked_knobs(generator, {} if truncation is None else {"truncation": truncation})
+    knobs = sampling.checked_knobs(generator, given, wanted)
     chosen = sampling.class_number(label, opened.recipe.data.classes, generator.num_classes)
-    folder = out or opened.path / "sampled" / sampling.name_of(opened.step, seed, chosen, truncation)
+    shown_maps = _maps(opened, maps, wanted)
+    named = knobs | ({"maps": maps.stem} if maps else {})
+    folder = out or opened.path / "sampled" / sampling.name_of(opened.step, seed, chosen, named)
     shown = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder} ({error.strerror}); name another with --out.") from None
-    with counting("sampling", num) as advance:
-        batches = sampling.draw(generator, num, seed, label=chosen, batch=batch, knobs=knobs, progress=advance)
+    with sampling.making(folder), sampling.counting_steps(generator, num, wanted) as advance:
+        batches = sampling.draw(
+            generator, num, seed, label=chosen, batch=batch, knobs=knobs, maps=shown_maps, progress=advance
+        )
         count = 0
         for images in batches:
             for image in images if not grid else ():
@@ -46,5 +69,25 @@ def command(
             if len(shown) * batch < 256:
                 shown.append(images)
     sheet = sampling.grid(torch.cat(shown)[:256])
-    sampling.save_png(folder / "grid.png", sheet, sampling.enlargement(opened.recipe.data.resolution))
+    sampling.save_png(folder / "grid.png", sheet, sampling.enlargement(min(shown[0].shape[2:])))
     click.echo(f"{folder / 'grid.png'}" + ("" if grid else f" and {num} images beside it"))
+
+
+def _maps(run: Run, path: Path | None, size: tuple[int, int] | None) -> Maps | None:
+    """What the run's generator draws from, if it draws from maps: those at `path`, or the run's own."""
+    from zoo_core.data import open_for
+    from zoo_core.errors import UserError
+    from zoo_core.given_maps import from_files
+
+    kind, data = run.generator.map_kind, run.recipe.data
+    if not kind:
+        if path:
+            raise UserError("this generator draws from no maps; leave --maps out.")
+        return None
+    trained = (data.resolution, data.resolution)
+    if path:
+        return from_files(path, kind, size or trained)
+    if not data.source or (size or trained) != trained:
+        height, width = size or trained
+        raise UserError(f"this generator draws from maps of {kind}; name some of {height}x{width} pixels with --maps.")
+    return open_for(data).maps_in_turn(kind)

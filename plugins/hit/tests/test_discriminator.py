@@ -70,7 +70,6 @@ def test_weights_begin_as_in_keras() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"num_classes": 3}, "data.labels"),
         ({"resolution": 4}, "at least 8"),
         ({"resolution": 24}, "power of two"),
         ({"channel_multiplier": 0}, "channel_multiplier"),
@@ -83,6 +82,7 @@ def test_what_cannot_be_is_refused_by_name(options: dict[str, object], named: st
         Discriminator(**{"resolution": 16, "channels": SMALL} | options)
 
 
-def test_it_takes_no_label() -> None:
+def test_it_takes_no_label_and_says_so() -> None:
+    assert Discriminator(resolution=8, channels=SMALL, num_classes=3).num_classes == 0
     with pytest.raises(UserError, match="takes no label"):
         Discriminator(resolution=8, channels=SMALL)(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))

@@ -76,8 +76,9 @@ class Block(nn.Module):
 class Discriminator(interfaces.Discriminator):
     """HiT's discriminator: `[B, 3, H, W]` -> logits `[B, 1]`. Twice differentiable.
 
-    resolution: side of the image, a power of two from 8. num_classes: must be 0. channel_multiplier: width at the sides
-    above 32; 1 for ImageNet-128, 2 for the sets of faces. channels: widths by side instead, see `channel_table`.
+    resolution: side of the image, a power of two from 8. num_classes: not used, it judges without labels.
+    channel_multiplier: width at the sides above 32; 1 for ImageNet-128, 2 for the sets of faces. channels: widths by
+    side instead, see `channel_table`.
     blur: filter before halving (every published run); otherwise 2x2 means. equalised: weights scaled at run time.
     minibatch_stddev: the batch's mean deviation, in groups of four, as a further channel before the last convolution.
     The last two exist in the official code and are off in every run.
@@ -96,8 +97,6 @@ class Discriminator(interfaces.Discriminator):
         minibatch_stddev: bool = False,
     ) -> None:
         super().__init__()
-        if num_classes:
-            raise UserError("HiT's discriminator is unconditional and takes no labels; set data.labels=false.")
         self.resolution = resolution
         self.minibatch_stddev = minibatch_stddev
         width = channel_table(resolution, channel_multiplier, channels or {})

@@ -47,11 +47,16 @@ def published(side: int, resolution: int) -> Size:
 
 
 def stage_sizes(
-    resolution: int, channels: Table | None, heads: Table | None, blocks: Table | None, depths: Table | None
+    resolution: int,
+    channels: Table | None,
+    heads: Table | None,
+    blocks: Table | None,
+    depths: Table | None,
+    first: int = FIRST,
 ) -> list[Size]:
-    """The stages from 8 pixels to `resolution`. Each table has the last word for the sides that it names; above the
-    largest side of `channels` the width halves with each doubling, down to 8. Sides beyond the image do not matter, so
-    that one recipe serves every resolution.
+    """The stages from `first` pixels to `resolution`. Each table has the last word for the sides that it names; above
+    the largest side of `channels` the width halves with each doubling, down to 8. Sides beyond the image do not matter,
+    so that one recipe serves every resolution.
 
     Raises UserError for a resolution or a side that no stage can have, and for sizes that do not fit together.
     """
@@ -67,10 +72,10 @@ def stage_sizes(
                     f"{name} gives side {side} the value {value}; sides are 8, 16, 32, .., values from {least} on."
                 )
     sizes: list[Size] = []
-    for side in (FIRST << stage for stage in range((resolution // FIRST).bit_length())):
+    for side in (first << stage for stage in range((resolution // first).bit_length())):
         usual = published(side, resolution)
         dim = usual.dim
-        if channels and side > max(channels):
+        if sizes and channels and side > max(channels):
             dim = max(8, sizes[-1].dim // 2)
         size = Size(
             side,

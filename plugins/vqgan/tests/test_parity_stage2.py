@@ -15,11 +15,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from vqgan_goldens import GRADIENT, Golden, first_stage, keys, weights
+from vqgan_goldens import GRADIENT, Golden, keys, weights
 
+from zoo_core.formulation import plain
 from zoo_core.interfaces import Latent
 from zoo_vqgan.autoencoder import AutoEncoder
 from zoo_vqgan.conditions import Codes, Coordinates, Label, Unconditional, depth_map, raster
+from zoo_vqgan.convert import first_stage
 from zoo_vqgan.decoder import ConvolutionalDecoder
 from zoo_vqgan.encoder import Encoder
 from zoo_vqgan.filtering import Filter, keep_top_k, keep_top_p
@@ -30,7 +32,7 @@ from zoo_vqgan.prior import Prior
 from zoo_vqgan.prior_sampling import sample_codes
 from zoo_vqgan.quantizers.nearest import NearestQuantizer
 from zoo_vqgan.schedule import warm_up_cosine
-from zoo_vqgan.window import Windows
+from zoo_vqgan.window import Windows, local_index
 
 pytestmark = pytest.mark.parity
 
@@ -63,10 +65,18 @@ def prior(case: str, *, block_size: int, condition_length: int, order: str = "id
     return Prior(gpt, Permuter(order, 16, 16), condition_length=condition_length, kept=kept).eval()
 
 
+PRIORS = {
+    "n2n_class": "prior of classes",
+    "n2n_coord": "prior of coordinates",
+    "n2n_depth": "prior of depth",
+    "n2n_uncond": "unconditional prior",
+}
+
+
 def check_forward(golden: Golden, network: Prior, target: Tensor, condition: Tensor, loss_name: str = "loss") -> None:
     loss, logits = network(network.permuter.inverse(target), condition)
-    golden.check("prior", "logits", "logits", logits)
-    golden.check("prior", "loss", loss_name, loss)
+    golden.check(PRIORS[golden.name], "logits", "logits", logits)
+    golden.check(PRIORS[golden.name], "loss", loss_name, loss)
 
 
 def check_chain(golden: Golden, module: str, name: str, codes: Tensor, margins: str) -> None:
@@ -75,8 +85,7 @@ def check_chain(golden: Golden, module: str, name: str, codes: Tensor, margins: 
     margin = margin if margin.shape == codes.shape else margin.T
     wrong = codes.numpy() != theirs
     doubtful = np.maximum.accumulate(margin < ROUNDING, axis=1)
-    golden.checked |= {name, margins}
-    parity.note(f"vqgan: {module}", golden.name, "greedy codes", float((wrong & ~doubtful).mean()), 0.0)
+    golden.note(module, "greedy codes", float((wrong & ~doubtful).mean()), 0.0, name, margins)
 
 
 @pytest.mark.parametrize("case", ["base", "unmask"])
@@ -111,20 +120,18 @@ def test_transformer(case: str) -> None:
         golden.check("transformer", "logits behind embeddings", "base:logits_with_embeddings", with_prefix)
         cache = KeyValueCache(48)
         cached = torch.cat([network(tokens[:, place : place + 1], cache=cache) for place in range(10)], dim=1)
-        golden.check("transformer", "logits with the cache", "base:logits_with_past", cached)
+        golden.check("cached sampling", "logits", "base:logits_with_past", cached)
     golden.all_checked(f"{case}:", inputs=[f"{case}:tokens", "base:emb", "base:past_shape"])
 
 
 def test_filters() -> None:
     golden = Golden("gpt_small")
     logits = golden.tensor("filter:logits")
-    golden.checked.add("filter:logits")
     for name in golden.names("filter:top_k") + golden.names("filter:hf_"):
         k, _, p = name.removeprefix("filter:top_k").removeprefix("filter:hf_k").partition("_p")
         ours, theirs = keep_top_p(keep_top_k(logits, int(k)), float(p or 1)), golden.tensor(name)
-        golden.checked.add(name)
-        parity.note("vqgan: sampling", golden.name, "logits left", float((ours != theirs).float().mean()), 0.0)
-    golden.all_checked("filter:")
+        golden.note("sampling filters", "logits left", float((ours != theirs).float().mean()), 0.0, name)
+    golden.all_checked("filter:", inputs=["filter:logits"])
 
 
 def test_orders() -> None:
@@ -144,8 +151,8 @@ def test_schedule() -> None:
         "gumbel_temp": {"warm_up": 0, "start": 0.9, "peak": 0.9, "end": 1e-6, "total": 1_000_001},
     }
     for name, shape in shapes.items():
-        ours = torch.tensor([warm_up_cosine(step, **shape) for step in golden.arrays[f"{name}:n"].tolist()])
-        golden.check("schedule", "warm-up and cosine", f"{name}:v", ours)
+        ours = torch.tensor([warm_up_cosine(step, **shape) for step in golden.tensor(f"{name}:n").tolist()])
+        golden.check("schedules", "warm-up and cosine", f"{name}:v", ours)
 
 
 def test_coordinates_and_depth() -> None:
@@ -183,18 +190,20 @@ def test_a_step_of_adamw_with_corruption() -> None:
     recorded = json.loads(parity.golden("vqgan/n2n_coord.optgroups.json").read_text())
     groups = parameter_groups(network.gpt)
     names = {id(parameter): name for name, parameter in network.gpt.named_parameters()}
-    assert [[names[id(p)] for p in group["params"]] for group in groups] == recorded["groups"]
-    assert [group["weight_decay"] for group in groups] == recorded["weight_decay"]
+    ours = [[names[id(p)] for p in group["params"]] for group in groups], [group["weight_decay"] for group in groups]
+    wrong = float(ours != (recorded["groups"], recorded["weight_decay"]))
+    golden.note("optimizer groups", "names in order, and decay", wrong, 0.0)
 
     optimizer = torch.optim.AdamW(groups, lr=9e-6, betas=tuple(recorded["betas"]))
     loss, _ = network(codes, condition, corrupted=read)
-    golden.check("prior", "loss with corruption", "loss_pkeep", loss)
+    row = PRIORS["n2n_coord"]
+    golden.check(row, "loss with corruption", "loss_pkeep", loss)
     loss.backward()
     for name in golden.names("gradnorm:"):
         slope = network.gpt.get_parameter(name.removeprefix("gradnorm:transformer.")).grad
-        golden.check("prior", "norms of gradients", name, slope.norm(), GRADIENT)
+        golden.check(row, "norms of gradients", name, slope.norm(), GRADIENT)
     optimizer.step()
-    golden.check("prior", "loss after a step", "loss_after_step", network.eval()(codes, condition)[0])
+    golden.check(row, "loss after a step", "loss_after_step", network.eval()(codes, condition)[0])
 
 
 @torch.no_grad()
@@ -206,7 +215,7 @@ def test_half_completion() -> None:
     _, logits = network(theirs, condition)
     best = logits[:, start.shape[1] :].topk(2).indices
     wrong = (best != theirs[:, start.shape[1] :, None]).all(-1).float().mean()
-    parity.note("vqgan: sampling", golden.name, "completed codes, among the two best", float(wrong), 0.0)
+    golden.note("cached sampling", "completed codes, among the two best", float(wrong), 0.0)
     codes = sample_codes(network.gpt, condition, 256, lambda _: theirs[:, 250], Filter(), start=start)
     assert torch.equal(codes[:, :251], theirs[:, :251])
 
@@ -224,6 +233,13 @@ def test_windows_see_what_the_official_ones_see() -> None:
     sampled = Windows(network.gpt, golden.tensor("c_indices"), 24, 32).sample(multinomial, Filter(0.9, 8))
     golden.equal("sliding window", "codes, seeded", "sampled_seed3_k8_t0.9", sampled)
     golden.all_checked(inputs=["c_indices", "base", "sampled_image"])
+
+
+def test_the_window_of_each_cell() -> None:
+    cells = [divmod(cell, 32) for cell in range(24 * 32)]
+    inside = [(local_index(row, 24, 16), local_index(column, 32, 16)) for row, column in cells]
+    ours = [(*cell, *local, cell[0] - local[0], cell[1] - local[1]) for cell, local in zip(cells, inside, strict=True)]
+    Golden("n2n_coord").equal("sliding window", "places", "win_locations_i_j_li_lj_i0_j0", torch.tensor(ours))
 
 
 @pytest.mark.parametrize("case", ["n2n_coord", "n2n_depth"])
@@ -244,13 +260,16 @@ def test_one_condition_token(case: str) -> None:
     condition = Label(10)(golden.tensor("labels"), 2) if case == "n2n_class" else Unconditional(5)(None, 2)
     check_forward(golden, network, golden.tensor("target"), condition)
     codes = sample_codes(network.gpt, condition, 256, unused, GREEDY)
-    check_chain(golden, "sampling", "greedy_past", codes, "greedy_margins")
+    check_chain(golden, "cached sampling", "greedy_past", codes, "greedy_margins")
     if case == "n2n_class":
         torch.manual_seed(5)
         sampled = sample_codes(network.gpt, condition, 64, multinomial, Filter(1.1, 20, 0.92))
-        golden.equal("sampling", "codes, seeded", "sampled_seed5_k20_p0.92_t1.1_64steps", sampled)
+        golden.equal("cached sampling", "codes, seeded", "sampled_seed5_k20_p0.92_t1.1_64steps", sampled)
+        with plain():
+            codes = sample_codes(network.gpt, condition, 256, unused, GREEDY)
+        check_chain(golden, "sampling without the cache", "greedy_nopast", codes, "greedy_margins")
 
-    num = len(golden.arrays["ext_win_indices"])
+    num = len(golden.tensor("ext_win_indices"))
     codes = Windows(network.gpt, condition[:num], 24, 32).sample(unused, GREEDY)
     check_chain(golden, "sliding window, one condition token", "ext_win_indices", codes.flatten(1), "ext_win_margins")
 
@@ -267,7 +286,7 @@ def autoencoder(
         z_channels=64,
         embed_dim=32,
     )
-    network.load_state_dict(first_stage(weights(keys(case), prefix)))
+    network.load_state_dict(first_stage(weights(keys(case), prefix), network.state_dict()))
     return network.eval()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from zoo_core import formulation
 from zoo_core.errors import UserError
 from zoo_core.rng import Rng
-from zoo_vqgan.filtering import Filter, chooser, keep_top_k, keep_top_p
+from zoo_vqgan.filtering import BLOCK, Filter, chooser, keep_top_k, keep_top_p
 from zoo_vqgan.gpt import GPT
 from zoo_vqgan.prior_sampling import sample_codes
 
@@ -58,6 +58,16 @@ def test_draws_follow_the_probabilities() -> None:
     shares = drawn.bincount(minlength=6) / 4000
     assert torch.allclose(shares, probabilities, atol=0.03)
     assert not shares[probabilities == 0].any()
+
+
+def test_each_row_draws_from_its_own_stream_one_number_after_the_other() -> None:
+    probabilities = torch.full((3, 1000), 1e-3)
+    choose, streams = chooser(Rng.of("draws", rows=range(3))), Rng.of("draws", rows=range(3))
+    alone = chooser(Rng.of("draws", rows=range(1, 2)))
+    for _ in range(BLOCK + 2):
+        drawn = choose(probabilities)
+        assert torch.equal(drawn, (streams.uniform(1)[:, 0].double() * 1000).long())
+        assert drawn[1] == alone(probabilities[:1])
 
 
 @pytest.mark.parametrize(("number", "index"), [(0.0, 1), (1 - 2**-24, 4)])

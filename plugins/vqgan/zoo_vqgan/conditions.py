@@ -27,6 +27,10 @@ class Condition(ABC):
     spatial: bool = False
     """The tokens lie on a grid over the image, so a window of the image has a condition of its own."""
 
+    def value(self, num: int, size: tuple[int, int], label: Tensor | None, maps: Tensor | None) -> Tensor | None:
+        """What it takes of all that is known of `num` whole pictures of `size`, (height, width) in pixels."""
+        return label
+
     @abstractmethod
     def __call__(self, value: Tensor | None, num: int) -> Tensor:
         """Tokens on the device of `value`; on the CPU where there is none."""
@@ -98,7 +102,7 @@ class Spatial(Condition):
         if value.ndim != 4:
             raise UserError(f"A condition image has the shape [images, channels, H, W], not {list(value.shape)}.")
         if self.side:
-            value = F.interpolate(value, size=(self.side, self.side))
+            value = F.interpolate(value.float(), size=(self.side, self.side)).to(value.dtype)
         return self.encode(value)
 
     @abstractmethod
@@ -114,6 +118,10 @@ class Coordinates(Spatial):
         super().__init__(side)
         self.vocabulary = vocabulary
         self.factor = factor
+
+    def value(self, num: int, size: tuple[int, int], label: Tensor | None, maps: Tensor | None) -> Tensor:
+        """The whole picture's raster."""
+        return raster(*size).expand(num, -1, -1, -1)
 
     def encode(self, value: Tensor) -> Tensor:
         """Mean of each area, times the vocabulary, rounded half to even.
@@ -140,13 +148,32 @@ def raster(height: int, width: int) -> Tensor:
 
 
 class Codes(Spatial):
-    """The codes that a second autoencoder gives to a depth map or to one-hot labels: `encode` is its
-    `[num, C, H, W] -> [num, h, w]`. It is run without gradients; keeping it in evaluation mode is its owner's part."""
+    """The codes that a second autoencoder gives to a map of depth or labels: `encode` is its
+    `[num, C, H, W] -> [num, h, w]`. It is run without gradients; keeping it in evaluation mode is its owner's part.
+    `prepare` is what has to be done to whole maps, before they may be cropped."""
 
-    def __init__(self, encode: Callable[[Tensor], Tensor], vocabulary: int, side: int = 0) -> None:
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        vocabulary: int,
+        side: int = 0,
+        prepare: Callable[[Tensor], Tensor] = lambda maps: maps,
+    ) -> None:
         super().__init__(side)
         self.vocabulary = vocabulary
         self._encode = encode
+        self._prepare = prepare
+
+    def value(self, num: int, size: tuple[int, int], label: Tensor | None, maps: Tensor | None) -> Tensor:
+        """The maps, prepared. Raises UserError where there are none, or of another size than the pictures."""
+        if maps is None:
+            raise UserError("this generator draws what maps show; give it one for each image.")
+        if maps.shape != (num, 1, *size):
+            raise UserError(
+                f"{num} images of {size[0]}x{size[1]} (height x width) need maps of that size, of the shape "
+                f"{[num, 1, *size]}; these have {list(maps.shape)}."
+            )
+        return self._prepare(maps)
 
     @torch.no_grad()
     def encode(self, value: Tensor) -> Tensor:
@@ -159,7 +186,11 @@ def depth_map(rgba: Tensor) -> Tensor:
 
     `rgba [B, H, W, 4]` uint8 -> `[B, 1, H, W]`, each image stretched to [-1, 1].
     """
-    depth = rgba.contiguous().view(torch.float32).squeeze(3)[:, None]
+    return stretch(rgba.contiguous().view(torch.float32).squeeze(3)[:, None])
+
+
+def stretch(depth: Tensor) -> Tensor:
+    """Depth `[B, 1, H, W]` of any unit, each map stretched to [-1, 1]; a flat one is -1."""
     least, greatest = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return (depth - least) / (greatest - least).clamp(min=1e-8) * 2 - 1
 

@@ -26,7 +26,7 @@ class ConvolutionalDecoder(Decoder):
         blocks: int = 2,
         attention_resolutions: tuple[int, ...] = (16,),
         attention: AttentionFactory | None = None,
-        attention_heads: int = 1,
+        attention_heads: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo_core import interfaces
+from zoo_core import agreement, interfaces
 from zoo_core.errors import UserError
 
 
 class ActNorm(nn.Module):
     """`scale * (x + loc)` for each channel; the first training pass sets both so that its output is normalised.
 
-    Kingma and Dhariwal, arXiv 1807.03039, section 3.1. `average`, a plain function, averages a tensor over processes in
-    that first pass; without it processes that see other images begin with other parameters.
+    Kingma and Dhariwal, arXiv 1807.03039, section 3.1. Several processes normalise by the statistics of all their
+    images; of several micro-batches the first one's count.
     """
 
     initialized: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.average: Callable[[Tensor], Tensor] | None = None
+        self._asked = False
+        """Whether a training pass has read `initialized`, for which a GPU must wait."""
         self.loc = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.scale = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.register_buffer("initialized", torch.tensor(0, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> the same."""
-        if self.training and not self.initialized:
-            self._initialize(x)
+        if self.training:
+            if not self._asked and not self.initialized:
+                self._initialize(x)
+            self._asked = True
+            self.initialized.fill_(1)  # in each pass, as the trainer sets buffers back between micro-batches
         return self.scale * (x + self.loc)
 
     @torch.no_grad()
     def _initialize(self, x: Tensor) -> None:
-        deviation, mean = torch.std_mean(x.float(), dim=(0, 2, 3), keepdim=True)
-        if self.average:
-            mean, deviation = self.average(mean), self.average(deviation)
+        over, x = (0, 2, 3), x.float()
+        num = agreement.processes() * x.numel() // x.shape[1]
+        mean = agreement.mean(x.mean(over, keepdim=True))
+        variance = agreement.mean((x - mean).square().mean(over, keepdim=True)) * num / (num - 1)
         self.loc.copy_(-mean)
-        self.scale.copy_(1 / (deviation + 1e-6))
-        self.initialized.fill_(1)
+        self.scale.copy_(1 / (variance.sqrt() + 1e-6))
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._asked = False
 
 
 class PatchDiscriminator(interfaces.Discriminator):
@@ -65,7 +72,7 @@ class PatchDiscriminator(interfaces.Discriminator):
         norm: Literal["batch", "activation"] = "batch",
     ) -> None:
         super().__init__()
-        self.resolution, self.num_classes, self.in_channels = resolution, num_classes, in_channels
+        self.resolution, self.in_channels = resolution, in_channels
         _check_patches(resolution, channels, layers)
         widths = [channels * min(2**index, 8) for index in range(layers + 1)]
         main: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, True)]

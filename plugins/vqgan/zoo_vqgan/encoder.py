@@ -17,9 +17,9 @@ class Encoder(nn.Module):
     `channels` times `multipliers[i]` is the width of level i. `blocks` residual blocks stand in a level, each followed
     by attention where the level's nominal side, `resolution / 2^i`, is in `attention_resolutions`; the middle always
     attends. `resolution` says no more than that: any image whose sides f divides will do. `attention` None is the
-    paper's own single-head attention, `attention_heads` is for others. `dropout`, 0 in all published models, is torch's
-    own and follows its global seed. Raises UserError for widths that 32 does not divide, and for a `resolution` that f
-    does not.
+    paper's own single-head attention, `attention_heads` is for others (0: about one per 32 channels). `dropout`, 0 in
+    all published models, is torch's own and follows its global seed. Raises UserError for widths that 32 does not
+    divide, and for a `resolution` that f does not.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         blocks: int = 2,
         attention_resolutions: tuple[int, ...] = (16,),
         attention: AttentionFactory | None = None,
-        attention_heads: int = 1,
+        attention_heads: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -65,17 +65,29 @@ class Filter:
         return logits.argmax(-1) if self.greedy else choose(self.probabilities(logits))
 
 
+BLOCK = 256
+"""Random numbers drawn at once for each image: one by one they cost more than the choice."""
+
+
 def chooser(rng: Rng) -> Choose:
     """Draws that take one uniform number from each row's own stream and invert the cumulative distribution.
 
     So an image's codes do not depend on its batch (but for rounding). `torch.multinomial`, which the official scripts
-    use, draws for the whole batch from one stream; its numbers are not reproduced.
+    use, draws for the whole batch from one stream; its numbers are not reproduced. `rng` is taken whole: what is drawn
+    from it beside this may be any later number.
     """
+    points = _uniforms(rng)
 
     def choose(probabilities: Tensor) -> Tensor:
         ends = probabilities.double().cumsum(-1)  # in float32 the sum over thousands of codes loses the rare ones
-        point = rng.uniform(1).to(ends) * ends[:, -1:]
+        point = next(points).to(ends) * ends[:, -1:]
         # The first end above the point: an index of probability 0 is never taken.
         return torch.searchsorted(ends, point, right=True)[:, 0]
 
     return choose
+
+
+def _uniforms(rng: Rng) -> Iterator[Tensor]:
+    """`[num, 1]` without end, the numbers that `rng.uniform(1)` would draw."""
+    while True:
+        yield from rng.uniform(BLOCK).split(1, dim=1)

@@ -1,4 +1,4 @@
-"""How the prior trains: to predict the codes of the finished autoencoder (spec 4; paper, section 3.2)."""
+"""How the prior trains: to predict the codes of the finished autoencoder (spec 4; paper, section 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from zoo_core.program import Batch, Clock, Phase, Stage
 from zoo_core.recipe import Recipe
+from zoo_vqgan.cropping import corners, crop
 from zoo_vqgan.generator import Generator
 from zoo_vqgan.gpt import parameter_groups
 from zoo_vqgan.prior_sampling import evaluating
@@ -22,9 +23,8 @@ def prior_stage(recipe: Recipe, generator: Generator) -> Stage:
     )
 
     def loss(batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        with torch.no_grad(), evaluating(generator.autoencoder):
-            codes = generator.autoencoder.codes(batch.image)
-        entropy, _ = networks["prior"](codes, generator.tokens(batch.label, len(batch)), batch.rng)
+        codes, condition = codes_and_condition(generator, batch)
+        entropy, _ = networks["prior"](codes, condition, batch.rng)
         clock.record("nats_per_code", entropy)
         return {"prior": entropy}
 
@@ -34,4 +34,25 @@ def prior_stage(recipe: Recipe, generator: Generator) -> Stage:
         phases=(Phase("prior", ("prior",), loss, clip_norm=spec.clip_norm),),
         averages=averages(recipe, networks),
         name="prior",
+        wrapped=True,
     )
+
+
+@torch.no_grad()
+def codes_and_condition(generator: Generator, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The codes `[B, side, side]` of the batch, and the condition's tokens.
+
+    Where the prior sees less than the images, these are of a random crop of each, from any pixel on; maps and the
+    whole picture's coordinates are cropped alike (spec 4.1).
+    """
+    image, size = batch.image, tuple(batch.image.shape[2:])
+    value = generator.conditioner.value(len(batch), size, batch.label, batch.maps)
+    side = generator.side * generator.factor
+    if size != (side, side):
+        places = corners(batch.rng, size, side)
+        image = crop(image, places, side)
+        if generator.conditioner.spatial:
+            value = crop(value, places, side)
+    with evaluating(generator.autoencoder):
+        codes = generator.autoencoder.codes(image, batch.rng.fork("quantizer"))
+    return codes, generator.tokens(value, len(batch))

@@ -6,6 +6,8 @@ Shapes: B batch, C channels, h w the latent map, N = B h w rows, n codes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -58,6 +60,15 @@ class Quantizer(nn.Module, ABC):
         if self.remap:
             codes = self.remap.to_all(codes)
         return self.codebook[codes].permute(0, 3, 1, 2).contiguous()
+
+    def begin_step(self, images: int) -> dict[str, float]:
+        """Be as a training step after so many images wants it; answers with what it has set, for the log."""
+        return {}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No pass within moves the table, in training mode neither."""
+        yield
 
     def restart(self, dead: Tensor, rows: Tensor) -> None:
         """Put `rows [k, C]` in the place of the k codes where `dead [n]` is true."""

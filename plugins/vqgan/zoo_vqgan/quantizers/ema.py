@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from zoo_core import agreement
 from zoo_core.rng import Rng
 from zoo_vqgan.quantizers import Quantized, Quantizer, to_rows
 from zoo_vqgan.quantizers.nearest import look_up, straight_through
@@ -22,8 +24,9 @@ class MovingAverageQuantizer(Quantizer):
     undefined names); this is its evident repair. Its table is of parameters that no optimizer moves, ours of buffers:
     so a trainer treats it as running statistics.
 
-    `average`, a plain function, averages a tensor over processes before the table moves, so that each process moves it
-    by the rows of all. Without it the moves themselves are left to whoever averages running statistics.
+    Several processes move it by the rows of all, as one process with the whole batch would; the official ones each by
+    its own. Several micro-batches make several small moves from the same table, of which the trainer takes the mean:
+    the same direction, with cluster sizes of one micro-batch.
     """
 
     embedding: Tensor
@@ -42,7 +45,7 @@ class MovingAverageQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         self.num_codes, self.beta, self.decay, self.epsilon, self.remap = num_codes, beta, decay, epsilon, remap
-        self.average: Callable[[Tensor], Tensor] | None = None
+        self._held = False
         self.register_buffer("embedding", torch.randn(num_codes, dim))
         self.register_buffer("cluster_size", torch.zeros(num_codes))
         self.register_buffer("embed_avg", self.embedding.clone())
@@ -56,12 +59,21 @@ class MovingAverageQuantizer(Quantizer):
         """Quantize with the table as it stands, then, in training, move it."""
         z = z.float()
         codes, z_q = look_up(z, self.embedding)
-        if self.training:
+        if self.training and not self._held:
             self._move(to_rows(z.detach()), codes.flatten())
         quantized = straight_through(z, z_q)
         if self.remap:
             codes = self.remap.to_used(codes, rng)
         return Quantized(quantized, codes, self.beta * mse_loss(z, z_q))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No pass within moves the table."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     @torch.no_grad()
     def restart(self, dead: Tensor, rows: Tensor) -> None:
@@ -71,10 +83,10 @@ class MovingAverageQuantizer(Quantizer):
 
     @torch.no_grad()
     def _move(self, rows: Tensor, codes: Tensor) -> None:
-        counts = count(codes, self.num_codes).to(rows)
         sums = torch.zeros_like(self.embed_avg).index_add_(0, codes, rows)
-        if self.average:
-            counts, sums = self.average(counts), self.average(sums)
+        counts = count(codes, self.num_codes).to(sums)
+        counts, sums = agreement.total(torch.cat([counts[:, None], sums], 1)).split([1, sums.shape[1]], 1)
+        counts = counts.squeeze(1)
         self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         self.embed_avg.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         total = self.cluster_size.sum()

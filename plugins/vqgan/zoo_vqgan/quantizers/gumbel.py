@@ -5,7 +5,7 @@ Shapes: B batch, C channels, h w the latent map, n codes.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class GumbelQuantizer(Quantizer):
 
     `hard` rounds in training too, with the softmax's gradient; in evaluation y is always rounded. The loss is
     `kl_weight` times the mean over positions of the divergence of the softmax of the plain logits from uniform.
-    Set `temperature` before each step; `temperature_at` is the official schedule.
+    `schedule` makes the temperature of a training step from the number of images before it; None leaves `temperature`.
 
     The official model draws noise in evaluation too, so its reconstructions are random: `noise_in_eval=True`. By
     default evaluation takes the largest logit. With a remap only the used codes compete.
@@ -37,6 +37,7 @@ class GumbelQuantizer(Quantizer):
         inputs: int = 0,
         kl_weight: float = 5e-4,
         temperature: float = 1.0,
+        schedule: Callable[[int], float] | None = None,
         hard: bool = True,
         noise_in_eval: bool = False,
         remap: Remap | None = None,
@@ -44,7 +45,7 @@ class GumbelQuantizer(Quantizer):
         """`inputs`: channels of z, 0 for `dim`. The official GumbelVQ sets `kl_weight` to 1e-8."""
         super().__init__()
         self.num_codes, self.kl_weight, self.temperature, self.hard = num_codes, kl_weight, temperature, hard
-        self.noise_in_eval, self.remap = noise_in_eval, remap
+        self.noise_in_eval, self.remap, self.schedule = noise_in_eval, remap, schedule
         self.proj = nn.Conv2d(inputs or dim, num_codes, 1)
         self.embed = nn.Embedding(num_codes, dim)
 
@@ -52,6 +53,12 @@ class GumbelQuantizer(Quantizer):
     def codebook(self) -> Tensor:
         """The vector of each class."""
         return self.embed.weight
+
+    def begin_step(self, images: int) -> dict[str, float]:
+        """Set the temperature by the schedule."""
+        if self.schedule:
+            self.temperature = self.schedule(images)
+        return {"temperature": self.temperature}
 
     def forward(self, z: Tensor, rng: Rng | None = None) -> Quantized:
         """Quantize; noise is drawn from `rng` in training."""
@@ -86,14 +93,3 @@ class GumbelQuantizer(Quantizer):
 def gumbel_noise(rng: Rng, *shape: int) -> Tensor:
     """Standard Gumbel noise `[num, *shape]`."""
     return -torch.log(-torch.log(rng.uniform(*shape).clamp_(min=SMALLEST)))
-
-
-def temperature_at(step: int, *, start: float, peak: float, least: float, warm_up: int, decay: int) -> float:
-    """The official schedule: linear from `start` to `peak` in `warm_up` steps, then a cosine to `least` at `decay`.
-
-    The released f8 model has peak 0.9, least 1e-6, no warm-up, and decays over 1 000 001 steps.
-    """
-    if step < warm_up:
-        return start + (peak - start) * step / warm_up
-    progress = min(1.0, (step - warm_up) / (decay - warm_up))
-    return least + 0.5 * (peak - least) * (1 + math.cos(math.pi * progress))

@@ -73,7 +73,11 @@ class NearestQuantizer(Quantizer):
 
     @torch.no_grad()
     def restart(self, dead: Tensor, rows: Tensor) -> None:
-        """Replace dead codes. The optimizer keeps its moments of them, which fade within some steps."""
+        """Replace dead codes.
+
+        Adam's moments of these rows stay: their gradient was 0 ever since they were last used, so by now the moments
+        are next to what a reset would leave; and the count of steps, which a reset would need, is the whole table's.
+        """
         self.codebook[dead] = rows.to(self.codebook)
 
 

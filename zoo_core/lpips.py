@@ -25,9 +25,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """ImageNet's mean and deviation for images in [-1, 1], as the LPIPS authors round them."""
 
 LINEAR_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
-"""weights/v0.1/vgg.pth of lpips 0.1.4; its md5 is the one that the official VQGAN code downloads by."""
-
-REMEDY = "Or type `perceptual: none` to train without the perceptual loss."
+"""weights/v0.1/vgg.pth of the package lpips 0.1.4."""
 
 
 class LPIPS(nn.Module):
@@ -59,7 +57,7 @@ class LPIPS(nn.Module):
         """The distance `[B]` of two batches `[B, 3, H, W]` (or `[B, 1, H, W]`, grey) in [-1, 1], H and W at least 16.
 
         `generator` switches dropout on and draws it: half of the squared differences are dropped, the others doubled.
-        That is how the official code trains, as the module is put back into training mode with all others.
+        Code in which this module is switched to training mode together with all others trains so.
         """
         distance = torch.zeros(len(image), device=image.device)
         for weight, ours, theirs in zip(self.linear, self._taps(image), self._taps(target), strict=True):
@@ -109,13 +107,21 @@ def _chosen(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], 
     return chosen
 
 
-def load_lpips(*, vgg: str = "timm", linear: str = "lpips", vgg_sha256: str = "") -> LPIPS:
+def load_lpips(*, vgg: str = "timm", linear: str = "lpips", vgg_sha256: str = "", without: str = "") -> LPIPS:
     """LPIPS with trained weights, or UserError: never random ones.
 
     `vgg`: "timm" for timm's `vgg16.tv_in1k`, which is torchvision's and is downloaded once, or the path of a state
     dict, `.safetensors` or torch's own format, whose sha256 must be `vgg_sha256` when that is given. `linear`: "lpips"
     for the file in the package of that name, or a path. Files are read as tensors and plain containers only.
+    `without` ends the sentence of an error: how the caller's user can do without LPIPS.
     """
+    try:
+        return _load(vgg, linear, vgg_sha256)
+    except UserError as error:
+        raise UserError(f"{error} {without}".strip()) from error
+
+
+def _load(vgg: str, linear: str, vgg_sha256: str) -> LPIPS:
     if vgg_sha256 and vgg == "timm":
         raise UserError("a sha256 of VGG16's weights goes with the path of a file, not with timm's.")
     weights = _timm_vgg() if vgg == "timm" else _read(Path(vgg), "VGG16's weights", vgg_sha256)
@@ -125,7 +131,7 @@ def load_lpips(*, vgg: str = "timm", linear: str = "lpips", vgg_sha256: str = ""
 
 
 def _timm_vgg() -> Mapping[str, Tensor]:
-    advice = f"Give the path of torchvision's vgg16 weights instead. {REMEDY}"
+    advice = "Give the path of torchvision's vgg16 weights instead."
     try:
         import timm
     except ImportError as error:
@@ -145,7 +151,7 @@ def _packaged_linear() -> Path:
             return path
     raise UserError(
         "LPIPS's linear layers come with the package lpips, which is not installed: `pip install lpips`, "
-        f"or give the path of its weights/v0.1/vgg.pth. {REMEDY}"
+        "or give the path of its weights/v0.1/vgg.pth."
     )
 
 
@@ -166,7 +172,7 @@ def _read(path: Path, what: str, sha256: str) -> Mapping[str, Tensor]:
         raise
     except Exception as error:  # torch and safetensors raise many kinds for a file that is not theirs
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{what} cannot be read from {path}: {reason}. {REMEDY}") from error
+        raise UserError(f"{what} cannot be read from {path}: {reason}.") from error
     if not isinstance(state, Mapping):
         raise UserError(f"{path} holds no state dict of {what}.")
     return state

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zoo_core import lpips
 from zoo_core.errors import UserError
-from zoo_vqgan import lpips
-from zoo_vqgan.lpips import LPIPS, TAPS, load_lpips
+from zoo_core.lpips import LPIPS, TAPS, load_lpips
 
 Weights = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -98,12 +98,12 @@ def test_without_weights_a_sentence_says_what_to_type(
 ) -> None:
     torch.save(weights[0], tmp_path / "vgg.pth")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install lpips.*perceptual: none"):
-        load_lpips(vgg=str(tmp_path / "vgg.pth"))
-    with pytest.raises(UserError, match="cannot be read.*perceptual: none"):
-        load_lpips(vgg=str(tmp_path / "missing.pth"))
+    with pytest.raises(UserError, match=r"pip install lpips.*vgg.pth\. Or leave it out\.$"):
+        load_lpips(vgg=str(tmp_path / "vgg.pth"), without="Or leave it out.")
+    with pytest.raises(UserError, match=r"cannot be read.*\. Or leave it out\.$"):
+        load_lpips(vgg=str(tmp_path / "missing.pth"), without="Or leave it out.")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="timm, which is not installed.*perceptual: none"):
+    with pytest.raises(UserError, match=r"timm, which is not installed.*instead\.$"):
         load_lpips()
 
 
@@ -114,7 +114,7 @@ def test_a_download_that_fails_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatc
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match="no network.*perceptual: none"):
+    with pytest.raises(UserError, match="no network.*instead"):
         load_lpips()
 
 

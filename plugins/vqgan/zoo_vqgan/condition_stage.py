@@ -1,0 +1,61 @@
+"""How the second autoencoder trains, of label or depth maps (spec 2.4): to reconstruct them, with one Adam.
+
+Labels train as officially. Depth does NOT: the paper's model of depth maps is a whole VQGAN, with LPIPS and a
+discriminator; here it learns by mean absolute error and the quantizer's loss alone, so its maps come out smoother. The
+published weights can be imported all the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo_core.adversarial import split_loss
+from zoo_core.parts import Parts
+from zoo_core.program import Batch, Clock, Phase, Stage, adam
+from zoo_core.recipe import Recipe
+from zoo_vqgan.autoencoder_stage import Terms
+from zoo_vqgan.code_health import CodeHealth
+from zoo_vqgan.map_autoencoder import MapAutoEncoder
+from zoo_vqgan.prior_sampling import evaluating
+from zoo_vqgan.training import averages, optimizer
+
+
+def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
+    """The stage between the autoencoder's and the prior's; `recipe` is as this stage sees it."""
+    network: MapAutoEncoder = parts.generator.condition
+    networks = {"condition": network}
+    health = CodeHealth(network.quantize, parts.generator.quantizer, recipe.train.seed)
+    spec = optimizer(recipe, "condition")
+    weight = split_loss(parts, Terms)[0].quantizer_weight
+
+    def loss(batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        size = tuple(batch.image.shape[2:])
+        given = network.channels(parts.generator.conditioner.value(len(batch), size, None, batch.maps))
+        quantized = health.quantize(network.latent(given), batch.rng.fork("quantizer"), clock)
+        drawn = network.decode(quantized.z_q)
+        found = network.loss(drawn, given, quantized.loss, weight)
+        for name, value in found.terms.items():
+            clock.record(name, value)
+        return {"condition": found.total}
+
+    @torch.no_grad()
+    def picture(maps: Tensor) -> Tensor:
+        """Each map beside its reconstruction: `[N, 1, H, W]` -> `[2 N, 3, H, W]` in [-1, 1]."""
+        given = network.channels(network.prepare(maps))
+        with evaluating(network):
+            drawn, _ = network(given)
+        pairs = network.colours(torch.cat([given, drawn]))  # together, so that a label has one colour
+        return torch.stack(pairs.chunk(2), 1).flatten(0, 1)
+
+    return Stage(
+        networks=networks | {"code_usage": health.tally},
+        optimizers={"condition": adam(network, spec)},
+        phases=(Phase("condition", ("condition",), loss, clip_norm=spec.clip_norm),),
+        averages=averages(recipe, networks),
+        name="condition",
+        picture=picture,
+        pictured="maps",
+        sheets={"usage": health.sheet},
+        conclude=health.conclude,
+    )

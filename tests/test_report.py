@@ -1,0 +1,229 @@
+"""`zoo report`: runs that are there already, on the page of a comparison, with all that such a table cannot say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from calls import call
+from PIL import Image
+
+from zoo_core.comparison import results
+from zoo_core.errors import UserError
+
+SMALL = [
+    *("--plugin", "sagan", "--data", "pics"),
+    *("--set", "train.images=16", "--set", "train.batch=8", "--set", "train.log_images=8"),
+    *("--set", "generator.channels=4", "--set", "discriminator.channels=4", "--set", "data.labels=false"),
+    *("--set", "evaluate.num=8", "--set", "evaluate.extractor=random-conv", "--set", "evaluate.metrics=[fid]"),
+]
+FD = "fd@random-conv-v1:32px:N=8:train"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run, `slow-seed-0`, on a few pictures."""
+    top = tmp_path_factory.mktemp("runs")
+    for i in range(16):
+        (top / "pics").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (15 * i, 250 - 15 * i, 90)).save(top / "pics" / f"{i}.png")
+    found = call(top, ["train", *SMALL, "--out", "slow-seed-0"])
+    assert found.code == 0, found.err
+    return top
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path) -> Path:
+    """Two contenders of three trainings, made from one: `slow` at about 50, and `fast` of another batch at about 20."""
+    for name, level, batch in (("slow", 50.0, 8), ("fast", 20.0, 16)):
+        for seed in range(3):
+            run = tmp_path / f"{name}-seed-{seed}"
+            shutil.copytree(trained / "slow-seed-0", run)
+            recipe(run, ("train", "seed"), seed)
+            recipe(run, ("train", "batch"), batch)
+            recipe(run, ("train", "images"), 2 * batch)
+            measured(run, {seed: level + seed, seed + 10: level + seed + 0.5})
+    return tmp_path
+
+
+def recipe(run: Path, where: tuple[str, str], value: Any) -> None:
+    content = yaml.safe_load((run / "recipe.yaml").read_text())
+    content[where[0]][where[1]] = value
+    (run / "recipe.yaml").write_text(yaml.safe_dump(content))
+
+
+def entry(value: float | None, step: int = 2, name: str = FD, **more: Any) -> dict[str, Any]:
+    row = {"name": name, "value": value, "std": None, "note": ""}
+    return {
+        "step": step,
+        "figures": [row],
+        "floor": [{**row, "name": f"floor:{name}", "value": 1.5}],
+        "structure": {},
+    } | more
+
+
+def measured(run: Path, values: dict[int, float | None], *more: dict[str, Any]) -> None:
+    """The first as the end of training has it, the others as `zoo evaluate` adds them."""
+    (_, first), *others = values.items()
+    commands = [entry(value, seed=seed) for seed, value in others]
+    (run / "evaluation.json").write_text(json.dumps({"end": entry(first), "commands": [*commands, *more]}))
+
+
+def report(place: Path, *runs: str, cost: bool = False) -> tuple[Any, results.Comparison | None]:
+    names = runs or tuple(sorted(path.name for path in place.iterdir() if path.is_dir()))
+    found = call(place, ["report", *names, *([] if cost else ["--no-cost"])])
+    if found.code:
+        return found, None
+    content = json.loads((place / "report.json").read_text())
+    assert content["protocol"] == "existing runs"
+    with pytest.raises(UserError, match="not a report of the protocol"):  # --verify must refuse it
+        results.read(place / "report.json")
+    (place / "as-planned.json").write_text(json.dumps(content | {"protocol": results.PROTOCOL}))
+    return found, results.read(place / "as-planned.json")
+
+
+def test_runs_of_one_recipe_are_one_contender_and_seeds_are_paired(place: Path) -> None:
+    found, made = report(place)
+    assert made is not None, found.err
+    assert {each.name: [run.seed for run in each.runs] for each in made.contenders} == {
+        "fast": [0, 1, 2],
+        "slow": [0, 1, 2],
+    }
+    (figure,) = made.figures
+    assert figure.name == FD and figure.floor == 1.5
+    assert figure.summaries["slow"].mean == pytest.approx(51.25) and figure.summaries["slow"].within is not None
+    (verdict,) = figure.verdicts
+    assert verdict.outcome == "win" and verdict.difference == pytest.approx(-30)
+    assert made.contenders[0].runs[1].values == {FD: [21.0, 21.5]}
+    assert "FD: fast wins." in found.out
+    page = (place / "report.html").read_text()
+    assert "no common plan" in page and "common track" not in page and "data:image/png" in page
+
+
+def test_the_page_says_that_there_was_no_plan_and_what_differs(place: Path) -> None:
+    _, made = report(place)
+    assert made.flags[0].startswith("These runs were not made under one plan")
+    assert "They differ in images of training: fast 32, slow 16." in made.flags
+    assert "They differ in train.batch: fast 16, slow 8." in made.flags
+
+
+def test_a_run_appears_with_its_cost_and_the_command_that_made_it(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "slow-seed-0", tmp_path / "run")
+    found, made = report(tmp_path, "run", cost=True)
+    assert made is not None, found.err
+    (only,) = made.contenders
+    assert only.command.startswith("zoo train --plugin sagan --data pics")
+    assert only.cost.generator_parameters > 0 and only.cost.training_flops > 0 and only.cost.images_per_second > 0
+    assert only.runs[0].folder == "run" and only.runs[0].state == "done" and len(only.runs[0].weights) == 64
+    assert made.num == 8 and "nobody to compare it with" in found.out
+
+
+def test_a_figure_that_not_all_have_is_left_out_and_said(place: Path) -> None:
+    other = FD.replace("N=8", "N=16")
+    measured(place / "slow-seed-1", {1: 51.0, 11: 51.5}, entry(3.0, name=other, seed=0))
+    _, made = report(place)
+    assert [figure.name for figure in made.figures] == [FD]
+    assert f"{other} is left out: not every run was measured so." in made.flags
+
+
+def test_figures_of_older_weights_do_not_count(place: Path) -> None:
+    measured(place / "slow-seed-1", {1: 51.0, 11: 51.5}, entry(3.0, step=1, seed=-1))
+    _, made = report(place)
+    assert [run.values[FD] for run in made.contenders[1].runs] == [[50.0, 50.5], [51.0, 51.5], [52.0, 52.5]]
+
+
+def test_of_unequal_numbers_of_samples_the_fewest_are_shown(place: Path) -> None:
+    measured(place / "slow-seed-1", {1: 51.0})
+    _, made = report(place)
+    assert {len(run.values[FD]) for each in made.contenders for run in each.runs} == {1}
+    assert "Not every run has as many sets of samples; the first 1 of each are shown." in made.flags
+
+
+def test_a_seed_that_not_all_have_moves_no_verdict(place: Path) -> None:
+    measured(place / "slow-seed-2", {2: 5000.0, 12: 5000.0})
+    shutil.rmtree(place / "fast-seed-2")
+    _, made = report(place)
+    (verdict,) = made.figures[0].verdicts
+    assert verdict.difference == pytest.approx(-30)
+    assert made.figures[0].summaries["slow"].mean > 1000
+    assert "Only training seeds 0 and 1 are in all contenders: verdicts see no other." in made.flags
+
+
+def test_without_a_seed_in_common_there_is_no_verdict(place: Path) -> None:
+    found, made = report(place, "slow-seed-0", "fast-seed-1")
+    assert made is not None and not made.figures[0].verdicts, found.err
+    assert any("no training seed in common" in flag for flag in made.flags)
+
+
+def test_a_diverged_training_counts_and_a_short_one_is_said(place: Path) -> None:
+    shutil.rmtree(place / "slow-seed-2" / "checkpoints")
+    with (place / "slow-seed-2" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "diverged", "step": 2, "term": "generator"}) + "\n")
+    recipe(place / "fast-seed-0", ("train", "seed"), 0)
+    for seed in range(3):
+        recipe(place / f"fast-seed-{seed}", ("train", "images"), 64)
+    _, made = report(place)
+    assert made.figures[0].summaries["slow"].diverged == 1
+    assert [run.state for run in made.contenders[0].runs] == ["short"] * 3
+    assert any(flag.startswith("slow, seed 2, diverged: generator was not finite") for flag in made.flags)
+
+
+def test_a_number_that_could_not_be_read_is_no_number(place: Path) -> None:
+    measured(place / "slow-seed-1", {1: None, 11: None})
+    found, made = report(place)
+    assert made is not None, found.err
+    assert made.contenders[1].runs[1].values == {FD: [None, None]}
+
+
+def test_structure_stands_beside_what_real_pictures_score(place: Path) -> None:
+    row = {"images": 0.5, "images_shuffled": 0.25, "real": 1.0, "real_shuffled": 0.125}
+    unread = dict.fromkeys(row)
+    for run in place.glob("*-seed-*"):
+        structure = {"pair_agreement": row, "count_agreement": unread, "pair_readable": row}
+        (run / "evaluation.json").write_text(json.dumps({"end": entry(9.0, structure=structure)}))
+    _, made = report(place)
+    figures = {figure.name.partition("@")[0]: figure for figure in made.figures}
+    assert set(figures) == {"fd", "pair_agreement", "pair_excess", "count_agreement"}
+    assert figures["pair_excess"].name == "pair_excess@drawn:N=8"
+    assert figures["pair_excess"].floor == 0.875 and figures["pair_excess"].summaries["slow"].mean == 0.25
+    assert figures["count_agreement"].summaries["slow"].mean is None
+
+
+def other_images(place: Path) -> None:
+    path = place / "slow-seed-1" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["data"] |= {"content": "0" * 64, "name": "others"}
+    path.write_text(json.dumps(content))
+
+
+REFUSED = {
+    "no runs": (lambda place: [], "Name at least one run"),
+    "nothing there": (lambda place: ["nowhere"], "there is no run folder nowhere"),
+    "not a run": (lambda place: ["."], "is not a run"),
+    "a checkpoint": (lambda place: ["slow-seed-0/checkpoints/step-2"], "is a checkpoint"),
+    "the same training twice": (lambda place: ["slow-seed-0", "twin"], "the same training twice, with seed 0"),
+    "no figure in common": (lambda place: ["slow-seed-0", "bare"], "no figure that all of these runs have"),
+    "other images": (lambda place: other_images(place) or ["slow-seed-0", "slow-seed-1"], "trained on pics and"),
+    "a scribbled file": (lambda place: ["scribbled"], "cannot be read"),
+    "no page": (lambda place: ["slow-seed-0", "--out", "numbers.json"], "--out names the page"),
+    "a comparison's own": (lambda place: ["slow-seed-0", "--out", "compared"], "holds a comparison"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_bad_input_is_a_sentence_and_writes_nothing(place: Path, what: str) -> None:
+    for name in ("twin", "bare", "scribbled"):
+        shutil.copytree(place / "slow-seed-0", place / name)
+    (place / "bare" / "evaluation.json").unlink()
+    recipe(place / "bare", ("train", "seed"), 7)
+    (place / "scribbled" / "evaluation.json").write_text("{")
+    (place / "compared").mkdir()
+    (place / "compared" / "plan.json").touch()
+    arguments, says = REFUSED[what]
+    found = call(place, ["report", "--no-cost", *arguments(place)])
+    assert found.code == 2 and says in found.err and "Traceback" not in found.err
+    assert not list(place.glob("*.html")) and not list(place.glob("compared/*.html"))
