@@ -1,98 +1,22 @@
-"""`zoo bench`: what it counts, how it takes turns, what it writes and refuses."""
+"""`zoo bench`: how it takes turns, what it writes and refuses."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import Zoo
-from torch import Tensor
-from torch.nn.functional import conv2d
 
 from zoo_core import bench, bench_memory, recipe
-from zoo_core.attention import FullAttention
 from zoo_core.bench import Task
 from zoo_core.commands import bench as bench_command
 from zoo_core.errors import UserError
-from zoo_core.flops import count
-from zoo_core.formulation import is_plain, plain
-from zoo_core.interfaces import Site, Work
-from zoo_core.resample import fir_kernel, upfirdn2d
-
-# Operations, against closed forms. B batch, H W map, L = H W, C channels, D head dim, T tokens of a window.
-
-FORMULATIONS = (nullcontext, plain)
-
-
-def count_with_backward(operator: Callable[[], Tensor]) -> int:
-    return count(lambda: operator().sum().backward())
-
-
-def test_full_attention_counts_four_projections_and_two_products() -> None:
-    B, H, W, C = 2, 5, 6, 8
-    L, module, x = H * W, FullAttention(Site(C, 2, 6)), torch.randn(B, H, W, C, requires_grad=True)
-    forward = 2 * B * L * C * 4 * C + 2 * 2 * B * L * L * C
-    assert count(lambda: module(x)) == forward
-    assert count_with_backward(lambda: module(x)) == 3 * forward
-
-
-@pytest.mark.parametrize("formulation", FORMULATIONS)
-@pytest.mark.parametrize("side", [8, 16])
-def test_window_attention_counts_the_keys_of_a_window(side: int, formulation: Callable) -> None:
-    attention = pytest.importorskip("zoo_styleswin.attention")
-    B, C, T = 2, 16, 64
-    L, module, x = side * side, attention.WindowAttention(Site(C, 4, side)), torch.randn(2, side, side, C)
-    x.requires_grad_()
-    forward = 2 * B * L * C * 4 * C + 2 * 2 * B * L * T * C
-    with formulation():
-        assert count(lambda: module(x)) == forward
-        assert count_with_backward(lambda: module(x)) == 3 * forward
-
-
-@pytest.mark.parametrize("formulation", FORMULATIONS)
-def test_upfirdn2d_counts_the_taps_of_each_output(formulation: Callable) -> None:
-    image = torch.randn(2, 3, 16, 16, requires_grad=True)
-    with formulation():
-        blur = count(lambda: upfirdn2d(image, fir_kernel(), padding=(2, 2)))
-        half = count(lambda: upfirdn2d(image, fir_kernel(), down=2, padding=(1, 1)))
-    assert blur == 2 * 2 * 3 * 17**2 * 16
-    outputs = 8 if formulation is nullcontext else 15  # the definition computes what it then drops
-    assert half == 2 * 2 * 3 * outputs**2 * 16
-
-
-def test_neighbourhood_attention_counts_what_is_executed() -> None:
-    neighborhood = pytest.importorskip("zoo_stylenat.neighborhood")
-    tiles = pytest.importorskip("zoo_stylenat.neighborhood_tiles")
-    B, side, heads, D, kernel = 2, 16, 3, 8, 7
-    q, k, v = torch.randn(3, B, side, side, heads, D).requires_grad_().unbind()
-
-    def attend(backend: str) -> Tensor:
-        return neighborhood.neighborhood_attention(q, k, v, kernel=kernel, backend=backend)
-
-    product = 2 * B * side * side * heads * D  # for each key that a query is compared with
-    assert count(lambda: attend("plain")) == 2 * product * kernel**2
-    rows, columns = tiles.cut(side, kernel, 2), tiles.cut(side, kernel, side)
-    halo = rows.span * columns.span  # every query of a tile meets the whole halo: that is the waste of tiling
-    assert halo > kernel**2
-    assert count(lambda: attend("stream")) == 2 * product * halo
-    assert count_with_backward(lambda: attend("stream")) == (2 + 5) * product * halo  # one is computed again
-
-
-def test_a_second_derivative_is_counted() -> None:
-    x, weight = torch.randn(1, 2, 8, 8, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
-    forward = 2 * 3 * 2 * 9 * 6 * 6
-
-    def penalty() -> None:
-        (slope,) = torch.autograd.grad(conv2d(x, weight).square().sum(), x, create_graph=True)
-        slope.square().sum().backward(inputs=[weight])
-
-    assert count(penalty) == 5 * forward  # forward, slope, its two gradients, and the forward's
-
+from zoo_core.formulation import is_plain
+from zoo_core.interfaces import Work
 
 # Turns.
 

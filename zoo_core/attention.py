@@ -15,8 +15,18 @@ from zoo_core.interfaces import Attention, Site
 def check_heads(site: Site) -> int:
     """Return the head dimension. Raises UserError when the heads do not divide the channels."""
     if site.dim % site.heads:
-        raise UserError(f"{site.heads} heads do not divide {site.dim} channels at resolution {site.resolution}.")
+        raise UserError(
+            f"{site.heads} heads do not divide {site.dim} channels at resolution {site.resolution}; "
+            "change the host's number of heads, or its channels there."
+        )
     return site.dim // site.heads
+
+
+def offered_heads(dim: int) -> int:
+    """Heads that a host offers where its recipe names no number: about one per 32 channels, and an even number where
+    that divides the channels, since some attentions halve their heads."""
+    most = max(2, dim // 32)
+    return max(count for count in range(1, most + 1) if dim % count == 0 and (count % 2 == 0 or dim % 2))
 
 
 class FullAttention(Attention):

@@ -224,7 +224,7 @@ def measure(
             taken = {}
             for name in order if row.task.has_plain else formulations[:1]:
                 with FORMULATIONS[name]():
-                    taken[name] = _seconds(same[name].run, clock, device)
+                    taken[name] = seconds(same[name].run, clock, device)
             for name in formulations:
                 row.seconds[name].append(taken.get(name, taken[formulations[0]]))
             advance(1)
@@ -257,7 +257,8 @@ def _whole(rows: Sequence[Row], stage: str) -> Row:
     return Row(Task("whole step", lambda: None, 1, rows[0].task.batch, stage), seconds, flops)
 
 
-def _seconds(act: Callable[[], Any], clock: str, device: torch.device) -> float:
+def seconds(act: Callable[[], Any], clock: str, device: torch.device) -> float:
+    """How long `act` takes, by the "wall" or this process's "cpu" time; on CUDA by the device's own events."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)

@@ -12,7 +12,20 @@ import click
 from zoo_core import __version__
 from zoo_core.errors import UserError, did_you_mean
 
-COMMANDS = ("train", "sample", "evaluate", "attend", "bench", "import", "list", "show", "plugins")
+COMMANDS = (
+    "train",
+    "sample",
+    "reconstruct",
+    "evaluate",
+    "compare",
+    "report",
+    "attend",
+    "bench",
+    "import",
+    "list",
+    "show",
+    "plugins",
+)
 
 
 class Commands(click.Group):

@@ -6,8 +6,15 @@ import click
 
 
 @click.command("list")
-def command() -> None:
+@click.option("--matrix", is_flag=True, help="Show which attention, discriminator and loss fits which paper.")
+def command(matrix: bool) -> None:
     """Installed papers and their components; then the papers of the index that are not installed."""
+    if matrix:
+        return _matrix()
+    return _installed()
+
+
+def _installed() -> None:
     from zoo_core import registry
     from zoo_core.plugins import installed
     from zoo_core.spec import KINDS
@@ -27,3 +34,12 @@ def command() -> None:
         click.echo("\nIn the index, not installed:")
         for entry in absent:
             click.echo(f"{entry.name:<12} {entry.status}: {entry.summary}")
+
+
+def _matrix() -> None:
+    """A table for each kind: a row a component, a column a paper that trains with it. Built without memory, not run."""
+    from zoo_core import matrix, session
+
+    click.echo("Components (rows) in the default recipes of papers (columns): ✓ fits, a number is a reason below.")
+    for kind in matrix.KINDS:
+        click.echo("\n" + "\n".join(matrix.lines(matrix.table(kind, session.rehearse))))

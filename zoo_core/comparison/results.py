@@ -28,6 +28,9 @@ class Budget:
     kind: Literal["images", "flops", "seconds"]
     amount: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "amount", float(self.amount))  # so that 30_000 and what JSON makes of it are one
+
     def __str__(self) -> str:
         return {
             "images": f"{self.amount:,.0f} real images",

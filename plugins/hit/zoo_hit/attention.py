@@ -77,7 +77,12 @@ class MultiAxisAttention(ProjectedAttention):
             )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`[B, H, W, C]` -> `[B, H, W, C]`; `context` is not used."""
+        """`[B, H, W, C]` -> `[B, H, W, C]`; `context` is not used. Raises UserError for a map that no blocks tile."""
+        if x.shape[1] % self.block or x.shape[2] % self.block:
+            sides = " x ".join(map(str, x.shape[1:3]))
+            raise UserError(
+                f"multi-axis attention cannot mix a map of {sides}: its sides must be multiples of {self.block}."
+            )
         projected = (self._heads(project(x)) for project in (self.query, self.key, self.value))
         grids = [each.unflatten(2, (-1, self.block)).unflatten(1, (-1, self.block)) for each in projected]
         halves = zip(*([each] * 2 if each.shape[5] == 1 else each.chunk(2, dim=5) for each in grids), strict=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo_core.attention import offered_heads
 from zoo_core.errors import UserError
 from zoo_core.interfaces import Attention, AttentionFactory, Site
 from zoo_sagan.spectral import Layers
@@ -105,8 +106,8 @@ class AttentionBlock(nn.Module):
 def attention_block(
     factory: AttentionFactory | None, dim: int, heads: int, resolution: int, layers: Layers
 ) -> AttentionBlock:
-    """Build the block of one host layer; `factory` None means this paper's own, `heads` 0 one per 32 channels."""
-    heads = heads or next(count for count in range(max(1, dim // 32), 0, -1) if dim % count == 0)
+    """Build the block of one host layer; `factory` None means this paper's own, `heads` 0 about one per 32 channels."""
+    heads = heads or offered_heads(dim)
     if heads < 0 or dim % heads:
         raise UserError(f"attention_heads={heads} does not divide the {dim} channels of the attention layer")
     site = Site(dim=dim, heads=heads, resolution=resolution)

@@ -63,8 +63,8 @@ class Discriminator(Base):
 
     Options: `resolution` 32, 64, 128, 256 or 512; `num_classes`, 0 for no label term;
     `attention`, None for this paper's; `attention_resolution`, the side of the grid that it works on (0: none;
-    the image's side or more: half of it); `attention_heads`, offered to a foreign attention (0: one per 32 channels);
-    `channels`, the width of the first block (half of it at 32 px);
+    the image's side or more: half of it); `attention_heads`, offered to a foreign attention (0: about one per 32
+    channels); `channels`, the width of the first block (half of it at 32 px);
     `spectral_norm`, "official", "torch" or "none" (see `zoo_sagan.spectral`); `spectral_epsilon`;
     `init`, "xavier" (official) or "orthogonal" (StudioGAN). Raises UserError for an option out of range.
     """

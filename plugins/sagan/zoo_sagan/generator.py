@@ -54,8 +54,8 @@ class Generator(LatentGenerator):
 
     Options: `resolution` 32, 64, 128, 256 or 512; `num_classes`, 0 for plain batch norms;
     `attention`, None for this paper's; `attention_resolution`, the side of the grid that it works on (0: none;
-    the image's side or more: half of it); `attention_heads`, offered to a foreign attention (0: one per 32 channels);
-    `latent_dim`; `channels`, the width of the last block;
+    the image's side or more: half of it); `attention_heads`, offered to a foreign attention (0: about one per 32
+    channels); `latent_dim`; `channels`, the width of the last block;
     `norm`, "tables" (official), "tables-torch" (the same with torch's default decay and epsilon) or "projected"
     (StudioGAN); `norm_decay`, of the moving statistics, 0 for the published ones, of which the official 0.999 and
     0.9999 need runs of tens of thousands of steps;

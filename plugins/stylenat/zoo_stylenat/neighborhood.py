@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_core.errors import UserError, did_you_mean
+from zoo_stylenat import neighborhood_flops
 from zoo_stylenat.neighborhood_stream import stream_attention
 from zoo_stylenat.neighborhood_tiles import cut, tiled_attention
 
@@ -204,7 +205,10 @@ def _natten_built() -> bool:
         import natten
     except Exception:  # not only ImportError: a build for another torch fails at load with whatever it likes
         return False
-    return bool(getattr(natten, "HAS_LIBNATTEN", False))
+    built = bool(getattr(natten, "HAS_LIBNATTEN", False))
+    if built:
+        neighborhood_flops.register()
+    return built
 
 
 def _choose(q: Tensor, bias: Tensor | None, kernel: int) -> str:

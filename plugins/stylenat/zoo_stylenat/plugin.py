@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoo_core import Paper, Plugin, Weights, hookimpl
+from zoo_core import Paper, Plugin, Published, Weights, hookimpl
+
+FID = {"FFHQ 256": "2.046", "FFHQ 1024": "4.174", "LSUN Church 256": "3.400"}
 
 
 @hookimpl
@@ -17,6 +19,10 @@ def zoo_plugin(register) -> None:
             stages="zoo_stylenat.stages:build",
             recipes="zoo_stylenat.recipes",
             convert="zoo_stylenat.convert:official",
+            widths={"generator.channels": 4, "generator.max_channels": 4},
+            published=tuple(
+                Published("StyleNAT", data, "FID", value, "README of SHI-Labs/StyleNAT") for data, value in FID.items()
+            ),
             weights={
                 name: Weights("https://github.com/SHI-Labs/StyleNAT", "MIT", note="linked from the repository's README")
                 for name in ("ffhq256", "ffhq1024")

@@ -15,6 +15,7 @@ from zoo_core.losses import r1_penalty
 from zoo_core.rng import Rng
 from zoo_styleswin import convert
 from zoo_styleswin.attention import WindowAttention
+from zoo_styleswin.channels import num_heads
 from zoo_styleswin.discriminator import Discriminator
 from zoo_styleswin.generator import Generator
 
@@ -269,10 +270,17 @@ def test_official_constants_are_dropped_and_strangers_named() -> None:
         (partial(generator, channels={48: 8}), "side 48"),
         (partial(generator, channels={32: 6}), "multiple of 4"),
         (partial(Discriminator, resolution=8), "at least 16"),
-        (partial(Discriminator, resolution=16, num_classes=3), "unconditional"),
         (partial(generator, attention=partial(WindowAttention, window=6)), "whole number of windows"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(build, words: str) -> None:
     with pytest.raises(UserError, match=words):
         build()
+
+
+@pytest.mark.parametrize(
+    ("dim", "least", "heads"), [(512, 4, 16), (64, 4, 4), (224, 2, 4), (96, 2, 2), (130, 2, 2), (64, 3, 3)]
+)
+def test_heads_are_an_even_number_that_divides_the_channels(dim: int, least: int, heads: int) -> None:
+    """Unless the least number that a recipe asks for is none."""
+    assert num_heads(dim, least) == heads

@@ -49,8 +49,11 @@ class WindowAttention(Attention):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`[B, H, W, C]` -> `[B, H, W, C]`; `context` is not used."""
+        """`[B, H, W, C]` -> `[B, H, W, C]`; `context` is not used. Raises UserError for a map that no windows tile."""
         batch, height, width, channels = x.shape
+        if height % self.window or width % self.window or (self.shift and height != width):
+            need = f"multiples of {self.window}" + (", and equal" if self.shift else "")
+            raise UserError(f"window attention cannot mix a map of {height} x {width}: its sides must be {need}.")
         # Features are [q | k | v], each [half A | half B], each half its heads one after another.
         qkv = self.qkv(x).view(batch, height, width, 3, self.heads, channels // self.heads)
         if is_plain():

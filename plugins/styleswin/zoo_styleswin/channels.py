@@ -30,6 +30,13 @@ def channel_table(
     return table
 
 
+def num_heads(dim: int, min_heads: int) -> int:
+    """Heads of a layer: `max(dim // 32, min_heads)`, as published for widths that are powers of two; for others the
+    largest even number below that divides the channels, but never fewer than `min_heads`."""
+    most = max(dim // 32, min_heads)
+    return next((n for n in range(most, min_heads, -1) if n % 2 == 0 and dim % n == 0), min_heads)
+
+
 def check_resolution(resolution: int, least: int) -> None:
     """Raise UserError unless `resolution` is a power of two and at least `least`."""
     if resolution < least or resolution & (resolution - 1):

@@ -17,7 +17,7 @@ from zoo_core.layers import (
     scaled_leaky_relu,
 )
 from zoo_core.resample import downsample_fir, fir_kernel, haar, haar_filters, inverse_haar, upfirdn2d
-from zoo_styleswin.channels import channel_table, check_positive, check_resolution, check_unconditional
+from zoo_styleswin.channels import channel_table, check_positive, check_resolution
 
 
 class Conv(nn.Module):
@@ -53,10 +53,10 @@ class Scale(nn.Module):
 class Discriminator(interfaces.Discriminator):
     """StyleSwin's discriminator: `[B, 3, H, W]` -> logits `[B, 1]`.
 
-    resolution: side of the image, a power of two from 16. num_classes: must be 0. channel_multiplier, max_channels,
-    channels: width, see `channel_table`. spectral_norm: normalised weights (every published run); otherwise equalised
-    ones. stddev_group: size of the groups of the minibatch standard deviation; where it does not divide the batch, the
-    largest divisor of the batch below it is used.
+    resolution: side of the image, a power of two from 16. num_classes: not used, it judges without labels.
+    channel_multiplier, max_channels, channels: width, see `channel_table`. spectral_norm: normalised weights (every
+    published run); otherwise equalised ones. stddev_group: size of the groups of the minibatch standard deviation;
+    where it does not divide the batch, the largest divisor of the batch below it is used.
     Twice differentiable. Raises UserError for sizes that do not fit.
     """
 
@@ -75,7 +75,6 @@ class Discriminator(interfaces.Discriminator):
         stddev_group: int = 4,
     ) -> None:
         super().__init__()
-        check_unconditional(num_classes)
         check_resolution(resolution, least=16)
         check_positive(channel_multiplier=channel_multiplier, max_channels=max_channels, stddev_group=stddev_group)
         self.resolution = resolution

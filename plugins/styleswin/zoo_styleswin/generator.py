@@ -10,7 +10,7 @@ from zoo_core.interfaces import PIXELS, AttentionFactory, LatentGenerator, Site
 from zoo_core.rng import Rng
 from zoo_styleswin.attention import WindowAttention
 from zoo_styleswin.blocks import Block, Mapping, ToRgb, Upsample
-from zoo_styleswin.channels import channel_table, check_positive, check_resolution, check_unconditional
+from zoo_styleswin.channels import channel_table, check_positive, check_resolution, check_unconditional, num_heads
 
 
 class Level(nn.Module):
@@ -33,8 +33,8 @@ class Generator(LatentGenerator):
     resolution: side of the image, a power of two from 8. num_classes: must be 0. attention: `Site -> Attention`, by
     default the paper's double window attention. style_dim: size of z and w. mapping_layers, mapping_lr: depth and
     learning-rate multiplier of the mapping network. channel_multiplier, max_channels, channels: width, see
-    `channel_table`. min_heads: heads are `max(channels // 32, min_heads)`. mlp_ratio: hidden over outer width of the
-    MLPs. blocks_per_level: transformer blocks at each resolution.
+    `channel_table`. min_heads: see `num_heads`. mlp_ratio: hidden over outer width of the MLPs. blocks_per_level:
+    transformer blocks at each resolution.
     Draws in ImageNet-normalised pixels unless the recipe says otherwise. Raises UserError for sizes that do not fit.
     """
 
@@ -80,7 +80,7 @@ class Generator(LatentGenerator):
         self.to_rgb = nn.ModuleList()
         for level, (side, dim) in enumerate(width.items()):
             site = [
-                Site(dim, max(dim // 32, min_heads), side, level * blocks_per_level + block)
+                Site(dim, num_heads(dim, min_heads), side, level * blocks_per_level + block)
                 for block in range(blocks_per_level)
             ]
             blocks = [Block(attention(each), dim, style_dim, mlp_ratio) for each in site]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from zoo_core import Paper, Plugin, Weights, hookimpl
+from zoo_core import Paper, Plugin, Published, Weights, hookimpl
 
 RELEASED = "https://github.com/microsoft/StyleSwin"
+
+FID = {
+    "FFHQ 256": "2.81",
+    "LSUN Church 256": "2.95",
+    "CelebA-HQ 256": "3.25",
+    "FFHQ 1024": "5.07",
+    "CelebA-HQ 1024": "4.43",
+}
 
 
 @hookimpl
@@ -22,6 +30,11 @@ def zoo_plugin(register) -> None:
             stages="zoo_styleswin.stages:build",
             recipes="zoo_styleswin.recipes",
             convert="zoo_styleswin.convert:official",
+            widths={"generator.channels": 4, "generator.max_channels": 4},
+            published=tuple(
+                Published("StyleSwin", data, "FID", value, "README of microsoft/StyleSwin")
+                for data, value in FID.items()
+            ),
             weights={
                 name: Weights(RELEASED, "MIT", note="linked from the repository's README")
                 for name in ("ffhq256", "church256", "celebahq256", "ffhq1024", "celebahq1024")

@@ -1,0 +1,41 @@
+"""`zoo report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--no-cost", is_flag=True, help="Do not count parameters, FLOPs and throughput: it takes a minute or so.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The page; JSON beside it."
+)
+def command(runs: tuple[Path, ...], no_cost: bool, out: Path) -> None:
+    """Make the page of `zoo compare` from runs that are there: those of one recipe are one contender.
+
+    Shown are the figures that all have: those of the end of training, and of `zoo evaluate`. Nothing is measured. Runs
+    that were not made under one plan differ in more than one thing, and the page says in what.
+    """
+    if not runs:
+        raise click.UsageError("Name at least one run folder.")
+    from zoo_core import session
+    from zoo_core.comparison import existing, page, plan, results
+    from zoo_core.errors import UserError
+    from zoo_core.runs import write_text
+
+    file = out / page.FILE if out.is_dir() else out
+    if file.suffix != ".html":
+        raise UserError(f"--out names the page, such as {page.FILE}, not {out}.")
+    if (file.parent / plan.FILE).exists():
+        raise UserError(f"{file.parent} holds a comparison with a report of its own; name another place with --out.")
+    folders = [folder.expanduser() for folder in dict.fromkeys(runs)]
+    found = existing.compare(folders, session.build_stages, file.parent, click.echo, count_cost=not no_cost)
+    numbers = file.with_suffix(Path(results.FILE).suffix)
+    write_text(numbers, results.to_json(found))
+    page.write(found, file.parent, file.name)
+    for line in page.summary(found):
+        click.echo(line)
+    click.echo(f"{file} has it all; {numbers.name} beside it has the numbers.")

@@ -1,0 +1,120 @@
+"""Who takes part: a plugin, `plugin:recipe`, `recipe.yaml`, `name=` and any of these, or an entry of a plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo_core import catalog
+from zoo_core import recipe as recipes
+from zoo_core.errors import UserError
+from zoo_core.plain_yaml import parse_yaml, read_text
+from zoo_core.recipe import Recipe
+from zoo_core.schema import build
+
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+SWAPS = {
+    "attention": "generator.attention",
+    "discriminator": "discriminator",
+    "decoder": "generator.decoder",
+    "loss": "loss",
+}
+"""What an entry may swap, by the place in the recipe."""
+
+Changes = Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contender as it was asked for."""
+
+    plugin: str = ""
+    recipe: str = ""
+    """A name, or a file, which may name the plugin itself."""
+    attention: str = ""
+    discriminator: str = ""
+    decoder: str = ""
+    loss: str = ""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Any values of the recipe, by path."""
+
+    def changes(self) -> list[tuple[str, Any]]:
+        """All of it as changes of the recipe, in their order."""
+        swapped = [(path, {"name": getattr(self, kind)}) for kind, path in SWAPS.items() if getattr(self, kind)]
+        return [*swapped, *self.set.items()]
+
+
+def parse(text: str) -> tuple[str, Entry]:
+    """A contender of the command line: its name in tables, and what it is. Raises UserError for an unusable name."""
+    name, separator, what = text.partition("=")
+    if not separator:
+        name, what = "", text
+    if what.endswith((".yaml", ".yml")):
+        entry, given = Entry(recipe=what), Path(what).stem
+    else:
+        plugin, _, recipe = what.partition(":")
+        entry, given = Entry(plugin=plugin, recipe=recipe), what.replace(":", "-")
+    return check_name(name or given), entry
+
+
+def check_name(name: str) -> str:
+    """Names become folders. Raises UserError for one that cannot."""
+    if not NAME.fullmatch(name) or len(name) > 60:
+        raise UserError(f'a contender cannot be called "{name[:80]}"; take letters, digits, ".", "_", "+" and "-".')
+    return name
+
+
+def resolve(entry: Entry, changes: Changes) -> Recipe:
+    """The recipe behind an entry, with `changes` that all contenders get, and with every default written out.
+
+    Raises UserError for a plugin, recipe or component that does not exist, and for a value that is refused.
+    """
+    wanted = [*entry.changes(), *changes]
+    if not entry.plugin and entry.recipe:
+        raw = parse_yaml(read_text(Path(entry.recipe).expanduser()), entry.recipe)
+        if not isinstance(raw, Mapping) or "plugin" not in raw:
+            raise UserError(f"{entry.recipe} names no plugin, so it is no contender by itself; add a line plugin: ...")
+        return recipes.load(str(raw["plugin"]), entry.recipe, wanted)
+    catalog.plugin(entry.plugin)
+    return recipes.load(entry.plugin, entry.recipe, wanted)
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A comparison as a YAML file; what it leaves out, the command line or a default says."""
+
+    contenders: dict[str, Entry]
+    data: str = ""
+    track: str = ""
+    budget: str = ""
+    seeds: int = 0
+    generation_seeds: int = 0
+    num: int = 0
+    batch: int = 0
+    match: str = ""
+    metrics: tuple[str, ...] = ()
+    extractor: str = ""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Values of the recipe that all contenders get, by path."""
+
+
+def read_plan_file(path: Path) -> PlanFile:
+    """Read a plan. Raises UserError for a file that is none."""
+    raw = parse_yaml(read_text(path), str(path))
+    found = build(PlanFile, raw, "the plan")
+    for name in found.contenders:
+        check_name(name)
+    if not found.contenders:
+        raise UserError(f"{path} names no contenders.")
+    return found
+
+
+def is_plan_file(text: str) -> bool:
+    """Whether a YAML file is a plan, not a recipe: it lists contenders."""
+    if not text.endswith((".yaml", ".yml")) or "=" in text:
+        return False
+    raw = parse_yaml(read_text(Path(text).expanduser()), text)
+    return isinstance(raw, Mapping) and "contenders" in raw

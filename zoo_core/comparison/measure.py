@@ -1,0 +1,200 @@
+"""Figures of trained runs, of several sets of samples each, kept beside the runs; and of images that anyone can judge.
+
+A figure is named by all that moves it, as in `zoo evaluate`. Structure's names are `pair_agreement@drawn:N=2000`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from zoo_core import metrics, structure
+from zoo_core.data import ImageSet
+from zoo_core.errors import UserError
+from zoo_core.evaluation import REFERENCE, Report, measure, real_features
+from zoo_core.extractors import Extractor, image_batches
+from zoo_core.runs import Run, write_text
+
+MEASURED = "measured"
+STRUCTURES = {"symmetry_error": True, "pair_agreement": False, "pair_excess": False, "count_agreement": False}
+"""Structure figures of a comparison, and whether lower is better. `pair_excess` is the agreement of ears and feet less
+that of tops and bottoms of different samples: what is consistent, and not just always the same."""
+HIGHER = ("precision", "recall", "isc")
+"""Figures of which more is better."""
+
+Values = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured, of every run alike."""
+
+    num: int
+    metrics: tuple[str, ...]
+    extractor: Extractor
+    images: ImageSet
+
+
+def lower_is_better(figure: str) -> bool:
+    """Which way a figure points."""
+    name = figure.partition("@")[0]
+    return STRUCTURES.get(name, not name.startswith(HIGHER))
+
+
+def weights(run: Run) -> str:
+    """sha256 over the manifests of the run's checkpoints, which hold the sha256 of every file."""
+    digest = hashlib.sha256()
+    for found in run.checkpoints:
+        digest.update((found.path / "manifest.json").read_bytes())
+    return digest.hexdigest()
+
+
+def measured(run: Run, seeds: range, file: Path, asked: Asked, say: Callable[[str], None]) -> dict[int, Values]:
+    """The figures of a run for each generation seed; those in the file are not measured again, if they are of the same
+    weights. Each is written when it is there."""
+    identity = {
+        "weights": weights(run),
+        "data": asked.images.describe(),
+        "extractor": asked.extractor.identity,
+        "num": asked.num,
+        "metrics": list(asked.metrics),
+    }
+    kept = _kept(file, identity)
+    for seed in seeds:
+        if str(seed) not in kept:
+            say(f"Measuring {run.path.name}, samples of seed {seed}.")
+            kept[str(seed)] = figures(run, seed, asked)
+            write_text(file, json.dumps({**identity, "seeds": kept}, indent=1))
+    return {seed: kept[str(seed)] for seed in seeds}
+
+
+def figures(run: Run, seed: int, asked: Asked) -> Values:
+    """A run's figures on the samples of one generation seed, by name."""
+    report = measure(
+        run.generator,
+        asked.images,
+        num=asked.num,
+        extractor=asked.extractor,
+        metrics_wanted=asked.metrics,
+        seed=seed,
+    )
+    return values_of(report, asked.num)
+
+
+def values_of(report: Report, num: int) -> Values:
+    """A report's figures by name."""
+    found: Values = {figure.name: _finite(figure.value) for figure in report.figures}
+    return found | of_structure(
+        {name: (row["images"], row["images_shuffled"]) for name, row in report.structure.items()}, num
+    )
+
+
+def of_structure(rows: Mapping[str, tuple[float, float]], num: int) -> Values:
+    """Structure figures under the names of a comparison; from (value, value shuffled) by figure."""
+    if not rows:
+        return {}
+    said = {name: rows[name][0] for name in STRUCTURES if name in rows}
+    agreed, by_chance = rows["pair_agreement"]
+    said["pair_excess"] = None if agreed is None or by_chance is None else agreed - by_chance
+    return {f"{name}@drawn:N={num}": _finite(value) for name, value in said.items()}
+
+
+def _kept(file: Path, identity: Mapping[str, Any]) -> dict[str, Values]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    same = isinstance(content, dict) and all(content.get(key) == value for key, value in identity.items())
+    return content["seeds"] if same else {}
+
+
+# --- images that anyone can judge ---
+
+
+def floors(asked: Asked) -> tuple[Values, dict[str, str]]:
+    """Real images against other real ones, by the figures' names; for structure its value on real images. And what a
+    reader must know before trusting a figure at this N."""
+    real = real_features(asked.images, asked.extractor, min(len(asked.images), 2 * asked.num))
+    found = metrics.floor(real, asked.num, reference=REFERENCE, metrics=asked.metrics)
+    values: Values = {figure.name.removeprefix("floor:"): _finite(figure.value) for figure in found}
+    notes = {figure.name.removeprefix("floor:"): figure.note for figure in found if figure.note}
+    return values | (_structure_of(asked, _real(asked)) if asked.images.is_drawn else {}), notes
+
+
+def sanity(asked: Asked) -> dict[str, Values]:
+    """What the figures say of real images that were spoilt, by what was done to them."""
+    real = _real(asked)
+    reference = real_features(asked.images, asked.extractor, min(len(asked.images), 2 * asked.num)).take(asked.num)
+    rows = {}
+    for name, spoil in SPOILT.items():
+        spoilt = spoil(real)
+        features = asked.extractor.features(spoilt.split(256), len(spoilt))
+        found = metrics.figures(features, reference, reference=REFERENCE, metrics=asked.metrics)
+        rows[name] = {figure.name: _finite(figure.value) for figure in found}
+        if asked.images.is_drawn:
+            rows[name] |= _structure_of(asked, spoilt)
+    return rows
+
+
+def _real(asked: Asked) -> Tensor:
+    num = min(asked.num, len(asked.images))
+    return torch.cat(list(image_batches(asked.images.images, num)))
+
+
+def _structure_of(asked: Asked, images: Tensor) -> Values:
+    pictures = images.permute(0, 2, 3, 1).contiguous().numpy()
+    found = structure.report(pictures, _real(asked).permute(0, 2, 3, 1).contiguous().numpy())
+    return of_structure({name: (row["images"], row["images_shuffled"]) for name, row in found.items()}, asked.num)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Each pixel the mean of 3 x 3."""
+    padded = pad(images.float(), (1, 1, 1, 1), mode="replicate")
+    return avg_pool2d(padded, 3, 1).round().to(torch.uint8)
+
+
+def _compressed(images: Tensor) -> Tensor:
+    """Through JPEG at quality 75, as pictures on the web are."""
+    done = []
+    for image in images.permute(0, 2, 3, 1).numpy():
+        file = BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(file, format="JPEG", quality=75)
+        done.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2).contiguous()
+
+
+def _collapsed(images: Tensor) -> Tensor:
+    """Ten real images, over and over: each is perfect."""
+    few = images[:10]
+    return few.repeat(-(-len(images) // len(few)), 1, 1, 1)[: len(images)]
+
+
+SPOILT: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "blurred": _blurred,
+    "JPEG, quality 75": _compressed,
+    "collapsed to ten images": _collapsed,
+}
+"""Images uint8 `[N, 3, H, W]` -> the same, spoilt."""
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def check(asked: Asked) -> None:
+    """Raise UserError for what the metrics would refuse after hours of training."""
+    metrics.check(asked.metrics, asked.extractor.name, asked.extractor.classifies)
+    if len(asked.images) < 8 or asked.num < 8:
+        raise UserError("figures need at least 8 images, real ones and samples; give more, or another --num.")

@@ -1,0 +1,138 @@
+"""Which component fits which host: each one is laid over every plugin's default recipe, and tried.
+
+A host is a plugin that trains. Whatever is installed takes part, so a stranger's component joins by being installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo_core import catalog
+from zoo_core import recipe as recipes
+from zoo_core.catalog import Component
+from zoo_core.errors import UserError
+from zoo_core.plugins import installed
+from zoo_core.recipe import Recipe
+
+KINDS = {"attention": "generator.attention", "discriminator": "discriminator", "loss": "loss"}
+"""Kind of component that hosts exchange -> where a recipe names it."""
+
+WITHOUT_LABELS = ("data.labels", False)
+
+Attempt = Callable[[Recipe], None]
+"""Builds a recipe, or takes a step with it. A UserError is a refusal; any other exception means that it is broken."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A component in a host. `fits` as the host's recipe is, or with `change`."""
+
+    component: str
+    host: str
+    reason: str = ""
+    """Why it does not fit as it is."""
+    change: str = ""
+    """The setting with which it fits all the same, as `--set` takes it."""
+    broken: bool = False
+    """Not refused by a sentence, but failed."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be used."""
+        return not self.reason or bool(self.change)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All components of a kind in all hosts."""
+
+    kind: str
+    components: tuple[str, ...]
+    hosts: tuple[str, ...]
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    """By component and host."""
+
+
+def hosts() -> list[str]:
+    """The plugins that train, by name."""
+    return sorted(name for name, item in installed().loaded.items() if item.plugin.stages)
+
+
+def table(kind: str, attempt: Attempt, changes: Sequence[tuple[str, Any]] = ()) -> Table:
+    """Try every component of a kind in every host; `changes` are laid over each recipe, as `--set` would."""
+    components, places = catalog.components(kind), hosts()
+    cells = [cell(kind, component, host, attempt, changes) for component in components for host in places]
+    return Table(
+        kind,
+        tuple(component.full_name for component in components),
+        tuple(places),
+        {(cell.component, cell.host): cell for cell in cells},
+    )
+
+
+def cell(kind: str, component: Component, host: str, attempt: Attempt, changes: Sequence[tuple[str, Any]] = ()) -> Cell:
+    """Try one; where a recipe with labels refuses, also without."""
+    here = component.full_name, host
+    try:
+        wanted = swapped(kind, component, host, changes)
+    except UserError as error:
+        return Cell(*here, str(error))
+    reason, broken = _tried(attempt, wanted)
+    if reason and not broken and wanted.data.labels:
+        unlabelled = swapped(kind, component, host, [*changes, WITHOUT_LABELS])
+        if not _tried(attempt, unlabelled)[0]:
+            return Cell(*here, reason, "data.labels=false")
+    return Cell(*here, reason, broken=broken)
+
+
+def swapped(kind: str, component: Component, host: str, changes: Sequence[tuple[str, Any]] = ()) -> Recipe:
+    """The host's default recipe with another component, which has the options of its own plugin's default recipe:
+    so both are small. Raises UserError."""
+    part = {"name": component.full_name, **_own_options(kind, component)}
+    return recipes.load(host, "", [(KINDS[kind], part), *changes])
+
+
+def lines(found: Table) -> list[str]:
+    """The table as text: a tick, or the number of the reason below; "✓1" fits with what sentence 1 says."""
+    reasons: dict[str, int] = {}
+    marks = {key: _mark(each, reasons) for key, each in found.cells.items()}
+    first = max(map(len, (found.kind, *found.components)))
+    widths = {host: max(len(host), 3) for host in found.hosts}
+    said = ["  ".join([found.kind.ljust(first), *(host.center(widths[host]) for host in found.hosts)])]
+    for component in found.components:
+        row = (marks[component, host].center(widths[host]) for host in found.hosts)
+        said.append("  ".join([component.ljust(first), *row]))
+    return [line.rstrip() for line in said] + [f"  {number}  {reason}" for reason, number in reasons.items()]
+
+
+def _mark(each: Cell, reasons: dict[str, int]) -> str:
+    if not each.reason:
+        return "✓"
+    number = reasons.setdefault(("broken: " if each.broken else "") + each.reason, len(reasons) + 1)
+    return f"✓{number}" if each.change else str(number)
+
+
+def _tried(attempt: Attempt, wanted: Recipe) -> tuple[str, bool]:
+    """Why it does not fit, "" if it does; and whether it is broken."""
+    try:
+        attempt(wanted)
+    except UserError as error:
+        return str(error), False
+    except Exception as error:  # a stranger's code; the other cells are wanted all the same
+        text = " ".join(str(error).split())
+        return f"{type(error).__name__}: {text}"[:300], True
+    return "", False
+
+
+def _own_options(kind: str, component: Component) -> dict[str, Any]:
+    """What the default recipe of a component's own plugin says of it; a loss's options are its host's."""
+    if kind == "loss" or not catalog.plugin(component.plugin).recipes:
+        return {}
+    part: Any = recipes.to_dict(recipes.load(component.plugin))
+    for key in KINDS[kind].split("."):
+        part = (part or {}).get(key)
+    if not part or catalog.find(kind, part["name"], component.plugin) != component:
+        return {}
+    return {name: value for name, value in part.items() if name != "name"}
