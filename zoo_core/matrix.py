@@ -60,36 +60,21 @@ def hosts() -> list[str]:
     return sorted(name for name, item in installed().loaded.items() if item.plugin.stages)
 
 
-def table(kind: str, attempt: Attempt, changes: Sequence[tuple[str, Any]] = ()) -> Table:
-    """Try every component of a kind in every host; `changes` are laid over each recipe, as `--set` would."""
+def table(kind: str, attempt: Attempt) -> Table:
+    """Try every component of a kind in every host."""
     components, places = catalog.components(kind), hosts()
-    cells = [cell(kind, component, host, attempt, changes) for component in components for host in places]
+    cells = [_cell(kind, component, host, attempt) for component in components for host in places]
     return Table(
         kind,
         tuple(component.full_name for component in components),
         tuple(places),
-        {(cell.component, cell.host): cell for cell in cells},
+        {(each.component, each.host): each for each in cells},
     )
-
-
-def cell(kind: str, component: Component, host: str, attempt: Attempt, changes: Sequence[tuple[str, Any]] = ()) -> Cell:
-    """Try one; where a recipe with labels refuses, also without."""
-    here = component.full_name, host
-    try:
-        wanted = swapped(kind, component, host, changes)
-    except UserError as error:
-        return Cell(*here, str(error))
-    reason, broken = _tried(attempt, wanted)
-    if reason and not broken and wanted.data.labels:
-        unlabelled = swapped(kind, component, host, [*changes, WITHOUT_LABELS])
-        if not _tried(attempt, unlabelled)[0]:
-            return Cell(*here, reason, "data.labels=false")
-    return Cell(*here, reason, broken=broken)
 
 
 def swapped(kind: str, component: Component, host: str, changes: Sequence[tuple[str, Any]] = ()) -> Recipe:
     """The host's default recipe with another component, which has the options of its own plugin's default recipe:
-    so both are small. Raises UserError."""
+    so both are small. `changes` are laid over it, as `--set` would. Raises UserError."""
     part = {"name": component.full_name, **_own_options(kind, component)}
     return recipes.load(host, "", [(KINDS[kind], part), *changes])
 
@@ -105,6 +90,21 @@ def lines(found: Table) -> list[str]:
         row = (marks[component, host].center(widths[host]) for host in found.hosts)
         said.append("  ".join([component.ljust(first), *row]))
     return [line.rstrip() for line in said] + [f"  {number}  {reason}" for reason, number in reasons.items()]
+
+
+def _cell(kind: str, component: Component, host: str, attempt: Attempt) -> Cell:
+    """Try one; where a recipe with labels is refused, also without."""
+    here = component.full_name, host
+    try:
+        wanted = swapped(kind, component, host)
+    except UserError as error:
+        return Cell(*here, str(error))
+    reason, broken = _tried(attempt, wanted)
+    if reason and not broken and wanted.data.labels:
+        unlabelled = swapped(kind, component, host, [WITHOUT_LABELS])
+        if not _tried(attempt, unlabelled)[0]:
+            return Cell(*here, reason, change="data.labels=false")
+    return Cell(*here, reason, broken=broken)
 
 
 def _mark(each: Cell, reasons: dict[str, int]) -> str:
