@@ -154,7 +154,7 @@ def ours_as_official(network: torch.nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("kind", ["ema", "gumbel"])
 def test_the_prior_is_trained_on_an_imported_first_stage(tmp_path: Path, kind: str) -> None:
     changes = TINY | {
-        "generator.quantizer": f"{{kind: {kind}, embed_dim: 64}}",
+        "generator.quantizer": f"{{kind: {kind}, embed_dim: 64, restart_images: 0}}",
         "train.stages.prior": "{images: 8, batch: 8}",
     }
     autoencoder = parts.build(recipe_of("tiny", changes | {"train.seed": 5})).generator.autoencoder
