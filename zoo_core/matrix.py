@@ -15,9 +15,10 @@ from zoo_core.catalog import Component
 from zoo_core.errors import UserError
 from zoo_core.plugins import installed
 from zoo_core.recipe import Recipe
+from zoo_core.swapping import change
 
-KINDS = {"attention": "generator.attention", "discriminator": "discriminator", "loss": "loss"}
-"""Kind of component that hosts exchange -> where a recipe names it."""
+KINDS = ("attention", "discriminator", "loss")
+"""Kinds of component that all hosts have a place for."""
 
 WITHOUT_LABELS = ("data.labels", False)
 
@@ -73,10 +74,9 @@ def table(kind: str, attempt: Attempt) -> Table:
 
 
 def swapped(kind: str, component: Component, host: str, changes: Sequence[tuple[str, Any]] = ()) -> Recipe:
-    """The host's default recipe with another component, which has the options of its own plugin's default recipe:
-    so both are small. `changes` are laid over it, as `--set` would. Raises UserError."""
-    part = {"name": component.full_name, **_own_options(kind, component)}
-    return recipes.load(host, "", [(KINDS[kind], part), *changes])
+    """The host's default recipe with another component; `changes` are laid over it, as `--set` would. Raises
+    UserError."""
+    return recipes.load(host, "", [change(kind, component.full_name, host, ""), *changes])
 
 
 def lines(found: Table) -> list[str]:
@@ -124,15 +124,3 @@ def _tried(attempt: Attempt, wanted: Recipe) -> tuple[str, bool]:
         text = " ".join(str(error).split())
         return f"{type(error).__name__}: {text}"[:300], True
     return "", False
-
-
-def _own_options(kind: str, component: Component) -> dict[str, Any]:
-    """What the default recipe of a component's own plugin says of it; a loss's options are its host's."""
-    if kind == "loss" or not catalog.plugin(component.plugin).recipes:
-        return {}
-    part: Any = recipes.to_dict(recipes.load(component.plugin))
-    for key in KINDS[kind].split("."):
-        part = (part or {}).get(key)
-    if not part or catalog.find(kind, part["name"], component.plugin) != component:
-        return {}
-    return {name: value for name, value in part.items() if name != "name"}

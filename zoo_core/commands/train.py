@@ -42,12 +42,13 @@ def command(
 ) -> int:
     """Train a paper's model, or go on with a run that was stopped: repeat the same command."""
     from zoo_core import recipe as recipes
+    from zoo_core import swapping
 
     changes: list[tuple[str, Any]] = []
     if data:
         changes.append(("data.source", data))
-    sugar = {"generator.attention": attention, "discriminator": discriminator, "loss": loss}
-    changes += [(path, {"name": name}) for path, name in sugar.items() if name]
+    swaps = {"attention": attention, "discriminator": discriminator, "loss": loss}
+    changes += [swapping.change(kind, name, plugin, recipe) for kind, name in swaps.items() if name]
     changes += [recipes.parse_set(text) for text in settings]
     wanted = _placed(recipes.load(plugin, recipe, changes))
     folder = out or Path("runs") / _run_name(plugin, recipe, wanted.data.source, attention, discriminator, loss)

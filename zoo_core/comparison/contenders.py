@@ -14,15 +14,9 @@ from zoo_core.errors import UserError
 from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.recipe import Recipe
 from zoo_core.schema import build
+from zoo_core.swapping import PLACES, change
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
-SWAPS = {
-    "attention": "generator.attention",
-    "discriminator": "discriminator",
-    "decoder": "generator.decoder",
-    "loss": "loss",
-}
-"""What an entry may swap, by the place in the recipe."""
 
 Changes = Sequence[tuple[str, Any]]
 
@@ -41,9 +35,10 @@ class Entry:
     set: dict[str, Any] = field(default_factory=dict)
     """Any values of the recipe, by path."""
 
-    def changes(self) -> list[tuple[str, Any]]:
-        """All of it as changes of the recipe, in their order."""
-        swapped = [(path, {"name": getattr(self, kind)}) for kind, path in SWAPS.items() if getattr(self, kind)]
+    def changes(self, plugin: str) -> list[tuple[str, Any]]:
+        """All of it as changes of the plugin's recipe, in their order. Raises UserError for an unknown component."""
+        named = {kind: getattr(self, kind) for kind in PLACES}
+        swapped = [change(kind, name, plugin, self.recipe) for kind, name in named.items() if name]
         return [*swapped, *self.set.items()]
 
 
@@ -72,14 +67,14 @@ def resolve(entry: Entry, changes: Changes) -> Recipe:
 
     Raises UserError for a plugin, recipe or component that does not exist, and for a value that is refused.
     """
-    wanted = [*entry.changes(), *changes]
-    if not entry.plugin and entry.recipe:
+    plugin = entry.plugin
+    if not plugin and entry.recipe:
         raw = parse_yaml(read_text(Path(entry.recipe).expanduser()), entry.recipe)
         if not isinstance(raw, Mapping) or "plugin" not in raw:
             raise UserError(f"{entry.recipe} names no plugin, so it is no contender by itself; add a line plugin: ...")
-        return recipes.load(str(raw["plugin"]), entry.recipe, wanted)
-    catalog.plugin(entry.plugin)
-    return recipes.load(entry.plugin, entry.recipe, wanted)
+        plugin = str(raw["plugin"])
+    catalog.plugin(plugin)
+    return recipes.load(plugin, entry.recipe, [*entry.changes(plugin), *changes])
 
 
 @dataclass(frozen=True)

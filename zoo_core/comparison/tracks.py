@@ -8,11 +8,11 @@ import dataclasses
 from collections.abc import Mapping
 
 from zoo_core import recipe as recipes
-from zoo_core.comparison.contenders import SWAPS
 from zoo_core.comparison.results import Track
 from zoo_core.recipe import Recipe
 from zoo_core.runs import flat
 from zoo_core.settings import Part
+from zoo_core.swapping import PLACES
 
 BATCH = 16
 """Of the common track, where none is given."""
@@ -70,8 +70,8 @@ def odd_ones(contenders: Mapping[str, Recipe]) -> list[str]:
     for name in others:
         mine = flat(recipes.to_dict(contenders[name]))
         differing = {path for path in base.keys() | mine.keys() if base.get(path) != mine.get(path)}
-        found = {kind for kind, place in SWAPS.items() if any(_within(path, place) for path in differing)}
-        rest = sorted(path for path in differing if not any(_within(path, place) for place in SWAPS.values()))
+        found = {kind for kind, place in PLACES.items() if any(_within(path, place) for path in differing)}
+        rest = sorted(path for path in differing if not any(_within(path, place) for place in PLACES.values()))
         if rest:
             complaints.append(
                 f"{name} differs from {first} in {rest[0]} too ({len(rest)} values in all), and the swap track allows "
