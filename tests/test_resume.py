@@ -224,6 +224,13 @@ def test_second_training_in_one_folder_is_refused(tmp_path, train):
     assert outcome.finished
 
 
+def test_an_error_of_its_own_leaves_a_held_folder_as_it_is(tmp_path):
+    with pytest.raises(BlockingIOError), runs.held(tmp_path):
+        raise BlockingIOError("a full pipe")
+    with runs.held(tmp_path):
+        pass
+
+
 @needs_sagan
 def test_folder_of_something_else_is_refused(tmp_path, train):
     (tmp_path / "letters").mkdir()

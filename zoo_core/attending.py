@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo_core import sampling
 from zoo_core.errors import UserError, did_you_mean
+from zoo_core.given_maps import Maps
 from zoo_core.interfaces import Attention, Generator
 
 Point = tuple[int, int]
@@ -87,7 +88,12 @@ class Layer:
 
 
 def draw(
-    generator: Generator, seed: int, *, label: int | None = None, knobs: dict[str, Any] | None = None
+    generator: Generator,
+    seed: int,
+    *,
+    label: int | None = None,
+    knobs: dict[str, Any] | None = None,
+    maps: Maps | None = None,
 ) -> tuple[np.ndarray, list[Layer]]:
     """Image 0 of `seed`, uint8 `[height, width, 3]`, and the layers that took part, in the order of their first call.
 
@@ -107,7 +113,7 @@ def draw(
     modules = {path: module for path, module in generator.named_modules() if isinstance(module, Attention)}
     hooks = [module.register_forward_pre_hook(keep(path), with_kwargs=True) for path, module in modules.items()]
     try:
-        (images,) = sampling.draw(generator, 1, seed, label=label, knobs=knobs)
+        (images,) = sampling.draw(generator, 1, seed, label=label, knobs=knobs, maps=maps)
     finally:
         for hook in hooks:
             hook.remove()

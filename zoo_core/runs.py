@@ -228,10 +228,11 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot use the folder {folder} ({error.strerror}); name another with --out.") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another process is working in {folder}; wait for it, or name another --out.") from None
         yield
-    except BlockingIOError:
-        raise Busy(f"another process is working in {folder}; wait for it, or name another --out.") from None
     finally:
         os.close(descriptor)
 

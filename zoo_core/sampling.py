@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo_core.data import open_for
 from zoo_core.errors import UserError, did_you_mean
 from zoo_core.files import replacing
-from zoo_core.given_maps import Maps
+from zoo_core.given_maps import Maps, from_files
 from zoo_core.interfaces import Generator
 from zoo_core.progress import Advance, counting
 from zoo_core.rng import Rng
 from zoo_core.schema import coerce, options_of
+from zoo_core.settings import Data
 
 STREAM = "sample"
 
@@ -68,6 +70,26 @@ def draw(
                 progress(len(rows) * steps)
     finally:
         generator.train(training)
+
+
+def maps_for(
+    generator: Generator, data: Data, path: Path | None = None, size: tuple[int, int] | None = None
+) -> Maps | None:
+    """What a generator draws from, if it draws from maps: those at `path`, or those of the `data` of its run.
+
+    `size`: (height, width) of the images, None for the run's own. Raises UserError where there are no maps of it.
+    """
+    kind, trained = generator.map_kind, (data.resolution, data.resolution)
+    if not kind:
+        if path:
+            raise UserError("this generator draws from no maps; leave --maps out.")
+        return None
+    if path:
+        return from_files(path, kind, size or trained)
+    if not data.source or (size or trained) != trained:
+        height, width = size or trained
+        raise UserError(f"this generator draws from maps of {kind}; name some of {height}x{width} pixels with --maps.")
+    return open_for(data).maps_in_turn(kind)
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class Outcome:
     finished: bool
     main: bool = True
     """Whether this is the process that speaks for all."""
+    whole: bool = True
+    """Whether the last stage is done, too."""
 
 
 def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[Recipe, ImageSet]:
@@ -174,7 +176,7 @@ def train(
             return Outcome(folder, stopped.images, finished=False, main=main)
         accelerator.wait_for_everyone()
         accelerator.end_training()
-    return Outcome(folder, done, finished=True, main=main)
+    return Outcome(folder, done, finished=True, main=main, whole=only in ("", stages[-1].name))
 
 
 @dataclass(frozen=True)

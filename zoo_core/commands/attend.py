@@ -16,6 +16,11 @@ from zoo_core.errors import UserError
 @click.option("--query", multiple=True, metavar="X,Y", help="A pixel to look from; repeatable. [default: up to four]")
 @click.option("--label", default="", help="One class, by number or name, for a conditional generator.")
 @click.option("--truncation", type=float, help="Pull latents to their mean: 1 is off, 0 is all the mean.")
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Maps to draw from, of which the first is used: a file, folder or zip. [default: the run's data]",
+)
 @click.option("--list", "as_list", is_flag=True, help="List the layers, and draw nothing.")
 @click.option("--out", type=click.Path(path_type=Path), help="A PNG. [default: RUN/attention/step-STEP-seed-SEED.png]")
 def command(
@@ -25,6 +30,7 @@ def command(
     query: tuple[str, ...],
     label: str,
     truncation: float | None,
+    maps: Path | None,
     as_list: bool,
     out: Path | None,
 ) -> None:
@@ -38,7 +44,8 @@ def command(
     generator = opened.generator
     knobs = sampling.checked_knobs(generator, {} if truncation is None else {"truncation": truncation})
     chosen = sampling.class_number(label, opened.recipe.data.classes, generator.num_classes)
-    image, layers = attending.draw(generator, seed, label=chosen, knobs=knobs)
+    shown = sampling.maps_for(generator, opened.recipe.data, maps)
+    image, layers = attending.draw(generator, seed, label=chosen, knobs=knobs, maps=shown)
     if as_list:
         click.echo(attending.table(layers))
         return
@@ -46,7 +53,7 @@ def command(
     attending.check_points(points, image.shape[:2])
     points = points or attending.striking_points(image)
 
-    name = sampling.name_of(opened.step, seed, chosen, knobs)
+    name = sampling.name_of(opened.step, seed, chosen, knobs | ({"maps": maps.stem} if maps else {}))
     png = _png(out or opened.path / "attention" / f"{name}.png")
     npz = png.with_suffix(".npz")
     title = f"{opened.path.resolve().name}: {opened.recipe.plugin}, {name}"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from zoo_core.given_maps import Maps
-    from zoo_core.runs import Run
 
 
 @click.command("sample")
@@ -53,7 +48,7 @@ def command(
     generator = opened.generator
     knobs = sampling.checked_knobs(generator, given, wanted)
     chosen = sampling.class_number(label, opened.recipe.data.classes, generator.num_classes)
-    shown_maps = _maps(opened, maps, wanted)
+    shown_maps = sampling.maps_for(generator, opened.recipe.data, maps, wanted)
     named = knobs | ({"maps": maps.stem} if maps else {})
     folder = out or opened.path / "sampled" / sampling.name_of(opened.step, seed, chosen, named)
     shown = []
@@ -71,23 +66,3 @@ def command(
     sheet = sampling.grid(torch.cat(shown)[:256])
     sampling.save_png(folder / "grid.png", sheet, sampling.enlargement(min(shown[0].shape[2:])))
     click.echo(f"{folder / 'grid.png'}" + ("" if grid else f" and {num} images beside it"))
-
-
-def _maps(run: Run, path: Path | None, size: tuple[int, int] | None) -> Maps | None:
-    """What the run's generator draws from, if it draws from maps: those at `path`, or the run's own."""
-    from zoo_core.data import open_for
-    from zoo_core.errors import UserError
-    from zoo_core.given_maps import from_files
-
-    kind, data = run.generator.map_kind, run.recipe.data
-    if not kind:
-        if path:
-            raise UserError("this generator draws from no maps; leave --maps out.")
-        return None
-    trained = (data.resolution, data.resolution)
-    if path:
-        return from_files(path, kind, size or trained)
-    if not data.source or (size or trained) != trained:
-        height, width = size or trained
-        raise UserError(f"this generator draws from maps of {kind}; name some of {height}x{width} pixels with --maps.")
-    return open_for(data).maps_in_turn(kind)

@@ -61,7 +61,8 @@ def command(
     if not outcome.finished:
         say(f"Stopped and saved. To go on, repeat the command:\n  {_zoo()} {shlex.join(sys.argv[1:])}")
         return 130
-    say(f"Done: {folder}/samples has the pictures. More: {_zoo()} sample {folder} --num 64")
+    more = f"More: {_zoo()} sample {folder} --num 64" if outcome.whole else "Without --stage the command goes on."
+    say(f"Done: {folder}/samples has the pictures. {more}")
     return 0
 
 

@@ -31,7 +31,7 @@ NARROW = {
 def official_gradients(
     networks: dict[str, nn.Module], batch: Batch, policy: tuple[str, ...]
 ) -> dict[str, list[Tensor]]:
-    """The official step by hand (spec section 5): one pass of the fakes, R1 on its own, bCR in one pass of all."""
+    """The official step by hand: one pass of the fakes, R1 on its own, bCR in one pass of all."""
     generator, discriminator = networks["generator"], networks["discriminator"]
     real = batch.image
     fake = generator(generator.latent(batch.rng.fork("z")))

@@ -1,4 +1,4 @@
-"""Multi-axis self-attention and cross-attention, with one head of keys for all heads of queries (spec section 2).
+"""Multi-axis self-attention and cross-attention, with one head of keys for all heads of queries.
 
 Shapes: B batch, H W grid, C channels, N heads of queries, K heads of keys (1 or N), D head dim, Q queries, L context
 tokens, p side of a block; M attentions side by side, T queries and S keys of each.

@@ -1,4 +1,4 @@
-"""What a stage is made of: attention block, MLP, doubling, colours (spec section 2).
+"""What a stage is made of: attention block, MLP, doubling, colours.
 
 Shapes: B batch, H W grid, C channels; tokens `[B, H, W, C]`, images `[B, 3, H, W]`.
 """

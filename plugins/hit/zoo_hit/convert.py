@@ -1,4 +1,4 @@
-"""Official TensorFlow checkpoints <-> our state dicts: one table of names and layouts (spec section 8).
+"""Official TensorFlow checkpoints <-> our state dicts: one table of names and layouts.
 
 Their names are the keys of an object-based checkpoint: `generator/dense_layer/layer_with_weights-0/kernel`, with or
 without `/.ATTRIBUTES/VARIABLE_VALUE`. Variables' own names (`conv2d/kernel:0`) are of no use: they repeat.

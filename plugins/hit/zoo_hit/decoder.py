@@ -1,4 +1,4 @@
-"""The upper part of the generator: from a feature map, through stages that double it, to an image (spec section 3.2).
+"""The upper part of the generator: from a feature map, through stages that double it, to an image.
 
 Shapes: B batch, H W grid, C channels, L context tokens of width E; maps `[B, H, W, C]`.
 """

@@ -1,4 +1,4 @@
-"""The generator: z becomes a small map and sixteen tokens; the decoder makes the image (spec section 3)."""
+"""The generator: z becomes a small map and sixteen tokens; the decoder makes the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HiT as the decoder of another model's latent maps (the paper's VQ model; spec section 6).
+"""HiT as the decoder of another model's latent maps (the paper's VQ model).
 
 The paper says that its upper part, which needs no blocks of attention over the whole map, decodes a VQ model's codes.
 There is no official code of it; the widths, and what the cross-attention reads, are ours.

@@ -1,4 +1,4 @@
-"""Learned tensors as the paper draws them, each independently (spec section 3.5)."""
+"""Learned tensors as the paper draws them, each independently."""
 
 from __future__ import annotations
 

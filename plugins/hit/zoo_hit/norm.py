@@ -12,7 +12,7 @@ Norm = Literal["batch", "layer"]
 
 
 class BatchNorm(nn.Module):
-    """Batch norm of each channel of `[B, H, W, C]`, with Keras's constants (spec section 2).
+    """Batch norm of each channel of `[B, H, W, C]`, with Keras's constants.
 
     The running averages take a hundredth of each batch's mean and unbiased variance.
     """

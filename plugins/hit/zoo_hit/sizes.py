@@ -1,4 +1,4 @@
-"""How large each stage is: the published configurations, and what a recipe changes (spec section 3.3)."""
+"""How large each stage is: the published configurations, and what a recipe changes."""
 
 from __future__ import annotations
 

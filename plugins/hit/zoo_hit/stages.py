@@ -1,4 +1,4 @@
-"""How HiT trains: both networks in one step, from one pass of the fakes, with R1 and bCR (spec section 5)."""
+"""How HiT trains: both networks in one step, from one pass of the fakes, with R1 and bCR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The official recipe has the TensorFlow graph's variables, names and shapes, as the spec (section 9) lists them."""
+"""The official recipe has the TensorFlow graph's variables, names and shapes, as they were recorded."""
 
 from __future__ import annotations
 

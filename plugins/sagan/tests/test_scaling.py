@@ -1,4 +1,4 @@
-"""The recipes of ImageNet at other sizes than their own, by the scaling table (spec section 7)."""
+"""The recipes of ImageNet at other sizes than their own, by the scaling table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How SAGAN trains: hinge loss, two learning rates, the generator first in each step (spec section 5)."""
+"""How SAGAN trains: hinge loss, two learning rates, the generator first in each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published configurations have the official names and shapes, in both layouts, as the spec lists them."""
+"""The published configurations have the official names and shapes, in both layouts, as they were recorded."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class _Projected(Attention):
 
 
 class HydraAttention(_Projected):
-    """Neighbourhood attention with a kernel and a dilation for each contiguous group of heads (spec section 1.2).
+    """Neighbourhood attention with a kernel and a dilation for each contiguous group of heads.
 
     `kernels` and `dilations` have one entry a group; of two lists, one with a single entry is repeated. Each group has
     its own learned bias `rpb.j [group's heads, 2k-1, 2k-1]`.
@@ -125,7 +125,7 @@ class HydraAttention(_Projected):
 
 
 class FullBiasAttention(_Projected):
-    """Full attention of a small map with a bias by the key's position minus the query's (spec section 1.1).
+    """Full attention of a small map with a bias by the key's position minus the query's.
 
     The official models' 4 x 4 level: `rpb [N, 2r-1, 2r-1]` for a map of side r. A window of the whole map is full
     attention, so the neighbourhood operator serves here too.

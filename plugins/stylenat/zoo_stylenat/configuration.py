@@ -1,4 +1,4 @@
-"""The configuration in an official checkpoint, `args`, in the words of a recipe (spec sections 1 and 1.4)."""
+"""The configuration in an official checkpoint, `args`, in the words of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Official StyleNAT weights <-> ours: StyleSwin's table of names with another attention (spec sections 1.5 and 5).
+"""Official StyleNAT weights <-> ours: StyleSwin's table of names with another attention.
 
 The discriminator is StyleSwin's, and so is its table: `zoo_styleswin.convert.discriminator_table`.
 The published files have an older layout: biases are always two halves of the heads, `rpb0` and `rpb1`. Where our

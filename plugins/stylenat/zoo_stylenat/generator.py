@@ -1,4 +1,4 @@
-"""StyleNAT's generator: StyleSwin's, with Hydra neighbourhood attention (spec section 1; the paper's section 3)."""
+"""StyleNAT's generator: StyleSwin's, with Hydra neighbourhood attention (the paper's section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How StyleNAT trains: as StyleSwin, but its generator's Adam is not corrected (spec section 3)."""
+"""How StyleNAT trains: as StyleSwin, but its generator's Adam is not corrected."""
 
 from __future__ import annotations
 

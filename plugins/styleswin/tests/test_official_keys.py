@@ -1,4 +1,4 @@
-"""The published configurations have the official state dict's names and shapes, as the spec lists them."""
+"""The published configurations have the official state dict's names and shapes, as they were recorded."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def renamed(names: Iterable[str], table: Table) -> dict[str, str]:
 
 
 def official(content: Mapping[str, Any], recipe: Recipe) -> Imported:
-    """A published training checkpoint: state dicts `g`, `g_ema` and `d`, whichever it holds (spec section 4.5)."""
+    """A published training checkpoint: state dicts `g`, `g_ema` and `d`, whichever it holds."""
     own = parts.outline(recipe)
     ours = own.generator.state_dict()
     names = renamed(ours, [(ours, theirs) for theirs, ours in GENERATOR])

@@ -1,4 +1,4 @@
-"""How StyleSwin trains: logistic loss, lazy R1, bCR, TTUR, linear decay (spec section 4)."""
+"""How StyleSwin trains: logistic loss, lazy R1, bCR, TTUR, linear decay."""
 
 from __future__ import annotations
 

@@ -81,6 +81,15 @@ def test_images_are_drawn_from_the_runs_own_maps_and_from_others(home: Path) -> 
         assert [image.shape for image in drawn(home)] == [(16, 16, 3)] * 2
 
 
+def test_attention_is_shown_of_an_image_drawn_from_a_map(home: Path) -> None:
+    other = write_map(home / "attended.png", np.full((16, 16), 3))
+    for arguments in ((), ("--maps", other)):
+        answer = call(home, ["attend", "run", "--list", *arguments])
+        assert answer.code == 0 and "autoencoder.decoder" in answer.out
+    answer = call(home, ["attend", "run", "--maps", write_map(home / "small.png", np.zeros((8, 8)))])
+    assert answer.code == 2 and "the map small.png is 8x8" in answer.err
+
+
 def test_a_large_image_is_drawn_from_a_large_map(home: Path) -> None:
     labels = np.tile(labels_of(np.asarray(Image.open(home / "pairs/images/00.png"))), (2, 3))
     assert sample(home, "--size", "32x48", "--maps", write_map(home / "large.png", labels)).code == 0

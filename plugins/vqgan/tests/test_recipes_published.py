@@ -1,4 +1,4 @@
-"""The published recipes at full size, without memory: sizes, official keys, and how they train (spec 3.4 to 4.4)."""
+"""The published recipes at full size, without memory: sizes, official keys, and how they train."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASE_RATE = 4.5e-6
 
 @dataclass(frozen=True)
 class Published:
-    """What the spec says of one."""
+    """What is known of one."""
 
     autoencoder: int
     """Parameters."""

@@ -1,4 +1,4 @@
-"""How the autoencoder trains: against a discriminator, with an adaptive weight (spec 3; paper, section 3.1)."""
+"""How the autoencoder trains: against a discriminator, with an adaptive weight (paper, section 3.1)."""
 
 from __future__ import annotations
 

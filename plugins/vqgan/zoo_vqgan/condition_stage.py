@@ -1,4 +1,4 @@
-"""How the second autoencoder trains, of label or depth maps (spec 2.4): to reconstruct them, with one Adam.
+"""How the second autoencoder trains, of label or depth maps: to reconstruct them, with one Adam.
 
 Labels train as officially. Depth does NOT: the paper's model of depth maps is a whole VQGAN, with LPIPS and a
 discriminator; here it learns by mean absolute error and the quantizer's loss alone, so its maps come out smoother. The

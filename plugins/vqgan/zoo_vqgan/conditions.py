@@ -40,7 +40,8 @@ class Condition(ABC):
         if self.vocabulary > vocabulary:
             raise UserError(
                 f"The condition has {self.vocabulary} different tokens, the transformer's vocabulary only "
-                f"{vocabulary}; they share one embedding."
+                f"{vocabulary}; they share one embedding. Take fewer (generator.condition.num_codes, or classes), or "
+                "more generator.quantizer.num_codes."
             )
 
 

@@ -1,4 +1,4 @@
-"""Official checkpoints, a VQModel's or a Net2NetTransformer's, in our names (spec sections 0 and 7).
+"""Official checkpoints, a VQModel's or a Net2NetTransformer's, in our names.
 
 Most names are the official ones already, behind a prefix; `official_name` has the others. Tensors keep their shapes,
 but for the 1x1 convolutions of attention, which are linear layers here.

@@ -50,7 +50,7 @@ class Filter:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise UserError(f"temperature must be above 0, not {self.temperature}; greedy takes the best code.")
+            raise UserError(f"temperature must be above 0, not {self.temperature}; top_k=1 always takes the best code.")
         if self.top_k < 0:
             raise UserError(f"top_k must be a number of codes, or 0 for all of them, not {self.top_k}.")
         if not 0 < self.top_p <= 1:

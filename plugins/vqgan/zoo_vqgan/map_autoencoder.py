@@ -1,4 +1,4 @@
-"""The second autoencoder: its codes of a map, of labels or of depth, condition the prior (section 3.3; spec 2.4).
+"""The second autoencoder: its codes of a map, of labels or of depth, condition the prior (section 3.3).
 
 Maps are `[B, 1, H, W]`, as `Batch.maps` has them.
 """

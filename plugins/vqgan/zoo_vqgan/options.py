@@ -57,7 +57,7 @@ class QuantizerOptions:
             raise UserError(f"generator.quantizer.restart_images must be 0: {why}.")
 
     def temperature_at(self, images: int) -> float:
-        """Gumbel's temperature after so many images (spec 2.2)."""
+        """Gumbel's temperature after so many images."""
         if not self.temperature_images:
             return self.temperature
         return warm_up_cosine(

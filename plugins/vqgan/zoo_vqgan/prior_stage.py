@@ -1,4 +1,4 @@
-"""How the prior trains: to predict the codes of the finished autoencoder (spec 4; paper, section 3.2 and 3.3)."""
+"""How the prior trains: to predict the codes of the finished autoencoder (paper, section 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def codes_and_condition(generator: Generator, batch: Batch) -> tuple[Tensor, Ten
     """The codes `[B, side, side]` of the batch, and the condition's tokens.
 
     Where the prior sees less than the images, these are of a random crop of each, from any pixel on; maps and the
-    whole picture's coordinates are cropped alike (spec 4.1).
+    whole picture's coordinates are cropped alike.
     """
     image, size = batch.image, tuple(batch.image.shape[2:])
     value = generator.conditioner.value(len(batch), size, batch.label, batch.maps)

@@ -1,5 +1,5 @@
 """How VQGAN trains: the autoencoder against a discriminator, an autoencoder of maps where the prior is shown any, then
-the prior over the frozen codes of both (spec 2.4, 3 and 4)."""
+the prior over the frozen codes of both."""
 
 from __future__ import annotations
 
