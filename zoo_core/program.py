@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo_core.data import ImageSet
 from zoo_core.recipe import Averaging, Optimizer
 from zoo_core.rng import Rng
 
@@ -120,8 +121,9 @@ class Stage:
     """Further pictures by name, `[h, w, 3]` uint8, made with every sample grid but that of step 0."""
     conclude: Callable[[Clock], Mapping[str, float]] | None = None
     """Called in every process when the phases of a step are done; what it answers goes into the log."""
-    begin: Callable[[], None] | None = None
-    """Called once before it trains and before anything is written: loads what only training needs, or refuses."""
+    begin: Callable[[ImageSet], None] | None = None
+    """Called once with the data, before any stage trains and before anything is written: loads what only training
+    needs, or refuses."""
     pretrained: tuple[str, ...] = ()
     """Networks trained on other data that its losses look through, by name: comparisons say so."""
     wrapped: bool = False

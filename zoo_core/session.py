@@ -154,7 +154,7 @@ def train(
         stage_named(stages, only, "--stage")
     for stage in stages:
         if stage.begin and only in ("", stage.name):
-            stage.begin()
+            stage.begin(images)
     main = accelerator.is_main_process
     say = say if main else lambda text: None
     with ExitStack() as held:

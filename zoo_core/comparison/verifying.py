@@ -116,10 +116,12 @@ def _again(found: Comparison, run: Trained, folder: Path, images: ImageSet, requ
 
 
 def reproducible(found: Comparison) -> Comparison:
-    """The report without what a clock on the wall or this machine's memory moved: the same again for the same plan."""
+    """The report without what a clock on the wall, this machine's memory or the folder's name moved: the same again
+    for the same plan."""
     contenders = [
         dataclasses.replace(
             contender,
+            command="",
             cost=dataclasses.replace(contender.cost, images_per_second=0.0, peak_memory=0),
             runs=[
                 dataclasses.replace(

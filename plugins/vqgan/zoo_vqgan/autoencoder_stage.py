@@ -23,7 +23,7 @@ from zoo_vqgan.prior_sampling import evaluating
 from zoo_vqgan.stage1_loss import Distance, Weights, autoencoder_loss, discriminator_loss
 from zoo_vqgan.training import averages, optimizer
 
-WITHOUT = "Or type `perceptual: none` to train without the perceptual loss."
+WITHOUT = "Such a path is loss.vgg or loss.linear; `perceptual: none` trains without the perceptual loss."
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def autoencoder_stage(recipe: Recipe, parts: Parts) -> Stage:
         picture=game.picture,
         sheets={"usage": game.health.sheet},
         conclude=game.health.conclude,
-        begin=game.begin,
+        begin=lambda images: game.load(),
         pretrained=("VGG16 of ImageNet (LPIPS)",) if game.terms.perceptual == "lpips" else (),
     )
 
@@ -95,7 +95,7 @@ class _Game:
         self._drawn: deque[Tensor] = deque()
         """Reconstructions of this step's micro-batches that the discriminator has not seen yet."""
 
-    def begin(self) -> None:
+    def load(self) -> None:
         """Load LPIPS, if the recipe wants it. Raises UserError where its weights cannot be had."""
         if self.terms.perceptual == "lpips" and self.lpips is None:
             self.lpips = load_lpips(
@@ -150,7 +150,7 @@ class _Game:
 
     def _distance(self, device: torch.device) -> Distance | None:
         """LPIPS for one pass."""
-        self.begin()  # for those who run a phase by itself
+        self.load()  # for those who run a phase by itself
         if self.lpips is None:
             return None
         self.lpips.to(device)

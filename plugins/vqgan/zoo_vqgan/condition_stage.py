@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.adversarial import split_loss
+from zoo_core.data import ImageSet
 from zoo_core.parts import Parts
 from zoo_core.program import Batch, Clock, Phase, Stage, adam
 from zoo_core.recipe import Recipe
@@ -19,6 +20,9 @@ from zoo_vqgan.code_health import CodeHealth
 from zoo_vqgan.map_autoencoder import MapAutoEncoder
 from zoo_vqgan.prior_sampling import evaluating
 from zoo_vqgan.training import averages, optimizer
+
+LOOKED_AT = 256
+"""Maps that are judged before any stage trains."""
 
 
 def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
@@ -48,6 +52,10 @@ def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
         pairs = network.colours(torch.cat([given, drawn]))  # together, so that a label has one colour
         return torch.stack(pairs.chunk(2), 1).flatten(0, 1)
 
+    def begin(images: ImageSet) -> None:
+        """Some maps, judged before the first stage takes its time."""
+        network.prepare(images.take_maps(images.order(0, 0)[:LOOKED_AT]))
+
     return Stage(
         networks=networks | {"code_usage": health.tally},
         optimizers={"condition": adam(network, spec)},
@@ -58,4 +66,5 @@ def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
         pictured="maps",
         sheets={"usage": health.sheet},
         conclude=health.conclude,
+        begin=begin,
     )

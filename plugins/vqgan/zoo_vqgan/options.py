@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,14 @@ class QuantizerOptions:
     """Every so many images, codes that no image of `usage_images` used restart at vectors of the encoder; 0, as
     officially, never. Not with Gumbel or a remap."""
     remap: str = ""
-    """A `.npy` file of the codes that are in use, in whose numbers the prior then counts; see `quantizers.remap`."""
+    """A `.npy` file of the codes that are in use, in whose numbers the prior then counts; see `quantizers.remap`. A run
+    keeps its full path."""
     unknown: int | str = "random"
     """With a remap: what a code that is not in use becomes: "random", "extra", or a number."""
 
     def __post_init__(self) -> None:
+        if self.remap:  # so that the run can be used from any folder
+            object.__setattr__(self, "remap", os.path.abspath(os.path.expanduser(self.remap)))
         if self.num_codes < 2 or self.embed_dim < 1:
             raise UserError("generator.quantizer needs num_codes of at least 2 and embed_dim of at least 1.")
         if min(self.temperature, self.temperature_start, self.temperature_end) <= 0:
