@@ -130,6 +130,11 @@ def test_a_remap_makes_the_priors_vocabulary_smaller(tmp_path: Path, unknown: An
     assert "autoencoder.quantize.remap.used" in made.state_dict()
 
 
+def test_a_remaps_file_is_kept_with_its_full_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert QuantizerOptions(remap="used.npy").remap == str(tmp_path / "used.npy")
+
+
 @pytest.mark.parametrize("kind", ["ema", "gumbel", "nearest"])
 def test_reconstructing_is_encoding_and_decoding(kind: str) -> None:
     made = generator(spread=False, quantizer={"num_codes": 24, "embed_dim": 8, "kind": kind}).train()
@@ -166,10 +171,13 @@ def test_reconstructions_are_in_the_common_pixel_space() -> None:
         ("coordinates", {"condition": {"kind": "coordinates", "downsample": 5}}, "must be a multiple of 2"),
         ("none", {"prior": {"side": 9}}, "more than the 8 codes of the whole map"),
         ("none", {"prior": {"side": -1}}, "cannot be negative"),
+        ("none", {"prior": {"start_token": -1}}, "cannot be negative"),
+        ("none", {"quantizer": {"decay": 1.0}}, "decay must be at least 0 and below 1"),
+        ("none", {"z_channels": 0}, "z_channels must be at least 1"),
         ("none", {"prior": {"side": 4, "order": "spiral_in"}}, 'order is "spiral_in"'),
         ("none", {"prior": {"side": 3}}, "must be even; this prior's is 3"),
         ("labels", {"prior": {"block_size": 100}}, "the transformer's has 100"),
-        ("none", {"quantizer": {"remap": "nowhere.npy"}}, "cannot be read from nowhere.npy"),
+        ("none", {"quantizer": {"remap": "nowhere.npy"}}, "cannot be read from .*nowhere.npy"),
     ],
 )
 def test_options_that_do_not_fit_are_a_sentence(kind: str, changes: dict[str, Any], message: str) -> None:

@@ -199,6 +199,8 @@ def test_a_remap_reads_its_file_and_goes_back(tmp_path: Path) -> None:
     assert extra.to_used(codes).tolist() == [[[1, 2], [0, 3]]] and extra.vocabulary == 4
     assert extra.to_all(extra.to_used(codes)).tolist() == [[[2, 5], [7, 7]]]
     assert Remap.load(tmp_path / "used.npy", 9, 1).to_used(codes).tolist() == [[[1, 2], [0, 1]]]
+    with torch.device("meta"):  # an outline of a network has no numbers, but the same checks
+        assert Remap.load(tmp_path / "used.npy", 9).vocabulary == 3
 
 
 def test_unknown_codes_become_random_ones_by_the_image() -> None:

@@ -50,6 +50,8 @@ class QuantizerOptions:
             object.__setattr__(self, "remap", os.path.abspath(os.path.expanduser(self.remap)))
         if self.num_codes < 2 or self.embed_dim < 1:
             raise UserError("generator.quantizer needs num_codes of at least 2 and embed_dim of at least 1.")
+        if not 0 <= self.decay < 1:
+            raise UserError(f"generator.quantizer.decay must be at least 0 and below 1, not {self.decay}.")
         if min(self.temperature, self.temperature_start, self.temperature_end) <= 0:
             raise UserError("generator.quantizer: temperatures must be above 0.")
         if not 0 <= self.temperature_warm_up_images < max(self.temperature_images, 1):
@@ -133,5 +135,5 @@ class PriorOptions:
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.dim) < 1:
             raise UserError("generator.prior needs layers, heads and dim of at least 1.")
-        if min(self.side, self.block_size) < 0:
-            raise UserError("generator.prior: side and block_size cannot be negative.")
+        if min(self.side, self.block_size, self.start_token) < 0:
+            raise UserError("generator.prior: side, block_size and start_token cannot be negative.")

@@ -33,6 +33,8 @@ class Shape:
     attention_heads: int
 
     def __post_init__(self) -> None:
+        if min(self.channels, self.z_channels) < 1:
+            raise UserError("generator.channels and generator.z_channels must be at least 1.")
         if self.side < 1:
             levels = len(self.multipliers)
             raise UserError(f"{levels} levels halve {self.resolution} px to nothing; give fewer multipliers.")

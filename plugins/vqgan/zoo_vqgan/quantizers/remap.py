@@ -23,10 +23,12 @@ class Remap(nn.Module):
 
     used: Tensor
 
-    def __init__(self, used: Sequence[int] | Tensor, num_codes: int, unknown: str | int = "random") -> None:
+    def __init__(
+        self, used: Sequence[int] | np.ndarray | Tensor, num_codes: int, unknown: str | int = "random"
+    ) -> None:
         super().__init__()
-        used = torch.as_tensor(used)
-        if used.ndim != 1 or not used.numel() or used.is_floating_point() or used.unique().numel() != used.numel():
+        used = np.asarray(used)  # not a tensor, which has no numbers where a network is only outlined
+        if used.ndim != 1 or not used.size or used.dtype.kind not in "iu" or len(np.unique(used)) != len(used):
             raise UserError("the used codes of a remap must be a row of different whole numbers.")
         if not 0 <= int(used.min()) <= int(used.max()) < num_codes:
             raise UserError(f"the used codes of a remap must be from 0 to {num_codes - 1}.")
@@ -34,7 +36,7 @@ class Remap(nn.Module):
         if not fixed and unknown not in ("random", "extra"):
             raise UserError(f'unknown codes become "random", "extra" or a number below {len(used)}, not {unknown!r}.')
         self.num_codes, self.unknown = num_codes, unknown
-        self.register_buffer("used", used.long())
+        self.register_buffer("used", torch.as_tensor(used.astype(np.int64)))
 
     @classmethod
     def load(cls, path: str | Path, num_codes: int, unknown: str | int = "random") -> Remap:
@@ -45,7 +47,7 @@ class Remap(nn.Module):
             raise UserError(f"the used codes of a remap cannot be read from {path}: {error}.") from error
         if not isinstance(used, np.ndarray) or used.dtype.kind not in "iu":
             raise UserError(f"{path} must hold one row of whole numbers, as numpy.save writes it.")
-        return cls(torch.from_numpy(used.astype(np.int64)), num_codes, unknown)
+        return cls(used, num_codes, unknown)
 
     @property
     def vocabulary(self) -> int:
