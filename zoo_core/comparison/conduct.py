@@ -14,7 +14,7 @@ from zoo_core import recipe as recipes
 from zoo_core.comparison import assemble, budget, execute, measure
 from zoo_core.comparison.cost import Bill
 from zoo_core.comparison.measure import MEASURED, Asked, Values
-from zoo_core.comparison.plan import Job, Plan, jobs, run_folder
+from zoo_core.comparison.plan import Job, Plan, jobs
 from zoo_core.comparison.results import Comparison, Contender, Cost, Trained
 from zoo_core.data import ImageSet
 from zoo_core.extractors import open_extractor
@@ -168,8 +168,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def first_run(plan: Plan, folder: Path) -> Path:
-    """Where the first training's run is."""
-    return run_folder(folder, next(iter(plan.recipes)), 0)

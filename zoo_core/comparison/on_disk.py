@@ -41,10 +41,6 @@ class Found:
         """Of the training."""
         return self.recipe.train.seed
 
-    def in_order(self, figure: str) -> list[float | None]:
-        """One figure, in the order of the samples' seeds."""
-        return [value for _, value in sorted(self.values[figure].items())]
-
     @property
     def planned(self) -> int:
         """Real images that its recipe asks for, over all stages."""

@@ -22,7 +22,7 @@ from zoo_core.data import ImageSet
 from zoo_core.errors import UserError
 from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.recipe import Evaluate, Recipe
-from zoo_core.runs import LOCK, RECIPE, write_text
+from zoo_core.runs import LOCK, write_text
 from zoo_core.schema import build, coerce
 
 FILE = "plan.json"
@@ -266,8 +266,3 @@ def _arguments(recipe: Recipe, folder: Path, name: str, seed: int) -> tuple[str,
     settings = ("--set", f"train.seed={seed}")
     source = ("--data", recipe.data.source) if recipe.data.source else ()
     return ("train", "--plugin", recipe.plugin, "--recipe", str(file), *source, *settings, "--out", str(out))
-
-
-def trained_recipe(job: Job) -> Path:
-    """The recipe that a run keeps, once it has begun."""
-    return job.folder / RECIPE

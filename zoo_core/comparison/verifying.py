@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,26 +112,3 @@ def _again(found: Comparison, run: Trained, folder: Path, images: ImageSet, requ
             same = abs(now - before) <= max(TOLERANCE * abs(before), 2 / found.num)
         if not same:
             yield f"{name} is {now} now and {before} in the report"
-
-
-def reproducible(found: Comparison) -> Comparison:
-    """The report without what a clock on the wall, this machine's memory or the folder's name moved: the same again
-    for the same plan."""
-    contenders = [
-        dataclasses.replace(
-            contender,
-            command="",
-            cost=dataclasses.replace(contender.cost, images_per_second=0.0, peak_memory=0),
-            runs=[
-                dataclasses.replace(
-                    run,
-                    seconds=0.0,
-                    weights="",
-                    curve=[dataclasses.replace(point, seconds=0.0) for point in run.curve],
-                )
-                for run in contender.runs
-            ],
-        )
-        for contender in found.contenders
-    ]
-    return dataclasses.replace(found, contenders=contenders, manifest={}, command="")
