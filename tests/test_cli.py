@@ -49,6 +49,8 @@ LIGHT = {
     "sample --help": 0,
     "reconstruct --help": 0,
     "evaluate --help": 0,
+    "compare --help": 0,
+    "report --help": 0,
     "trian": 2,
     "train": 2,
     "train --plugin nowhere": 2,
@@ -169,6 +171,19 @@ def test_sample_writes_files_and_a_grid(workspace: Path, tmp_path: Path) -> None
     assert [path.name for path in (out / "g").iterdir()] == ["grid.png"]
 
 
+def test_fewer_samples_leave_none_of_an_earlier_call_and_all_else(workspace: Path, tmp_path: Path) -> None:
+    own = ["0000000.png", "000000-mine.png", "000007.jpg"]
+    for name in (*own, "000009.png"):
+        (tmp_path / name).write_text("mine")
+    command = ["sample", "run", "--out", str(tmp_path), "--num"]
+    assert call(workspace, [*command, "2"]).code == 0
+    assert (tmp_path / "000009.png").exists()  # no grid said that it was an earlier call's
+    for num in ("4", "2"):
+        assert call(workspace, [*command, num]).code == 0
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == sorted([*own, "000000.png", "000001.png", "grid.png"])
+
+
 def test_evaluate_prints_figures_that_name_what_moves_them(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "run", tmp_path / "run")
     arguments = ["evaluate", str(tmp_path / "run"), "--num", "6", "--extractor", "random-conv", "--metric", "prc"]
@@ -186,6 +201,15 @@ def test_show_prints_the_phases_and_the_sizes(workspace: Path) -> None:
     assert yaml.safe_load(text)["loss"] == {"name": "hinge", "r1": 1}
     assert [line.split()[0] for line in stages.splitlines()[2:5]] == ["generator", "discriminator", "r1"]
     assert "trainable parameters, lr 0.0004" in stages
+
+
+def test_show_says_averages_in_words_and_leaves_counters_out(tmp_path: Path) -> None:
+    average = "train.averages.prior={half_life_images: 0, decay: 0.5, start_images: 3000000}"
+    found = call(tmp_path, ["show", "vqgan", "--set", average])
+    assert found.code == 0, found.err
+    assert "  average of autoencoder: half-life 3,000 images, running statistics copied\n" in found.out
+    assert "  average of prior: decay 0.5 a step, from 3,000,000 images on, running statistics copied\n" in found.out
+    assert "0 trainable parameters\n" not in found.out
 
 
 # --- mistakes ---

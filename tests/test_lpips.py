@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -88,9 +89,10 @@ def test_vgg_comes_through_timm(weights: Weights, package: Path, monkeypatch: py
             return weights[0]
 
     asked = []
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: asked.append((name, pretrained)) or Model())
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: asked.append((name, options)) or Model())
     assert torch.equal(distance(load_lpips()), distance(LPIPS(*weights)))
-    assert asked == [("vgg16.tv_in1k", True)]
+    overlay = {"hf_hub_filename": "model.safetensors"}
+    assert asked == [("vgg16.tv_in1k", {"pretrained": True, "pretrained_cfg_overlay": overlay})]
 
 
 def test_without_weights_a_sentence_says_what_to_type(
@@ -107,15 +109,22 @@ def test_without_weights_a_sentence_says_what_to_type(
         load_lpips()
 
 
-def test_a_download_that_fails_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_fails_ends_in_a_sentence_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     timm = pytest.importorskip("timm")
 
     def offline(*arguments: object, **options: object) -> None:
-        raise OSError("no network")
+        for name in ("huggingface_hub.utils._http", "timm.models._hub"):
+            logging.getLogger(name).error("Retrying in 8s")
+        raise OSError("There is no network here. " + "Please check your connection. " * 10)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match="no network.*instead"):
+    with pytest.raises(UserError, match=r"weights \(There is no network here\)\. Give .* instead\.$"):
         load_lpips()
+    assert not caplog.records and not capsys.readouterr().err
+    logging.getLogger("timm").warning("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 class Hostile:

@@ -129,6 +129,13 @@ def test_measuring_draws_from_the_data_s_maps(home: Path) -> None:
     assert (home / "run/evaluation.json").exists()
 
 
+def test_maps_that_nothing_looks_at_are_refused(home: Path) -> None:
+    command = ["train", "--plugin", "sagan", "--data", "pairs", "--out", "new", "--set", "data.labels=false"]
+    answer = call(home, [*command, "--set", "data.maps=labels"])
+    assert answer.code == 2 and "nothing in this recipe looks at maps; leave data.maps out" in answer.err
+    assert not (home / "new").exists()
+
+
 def test_mistakes_with_maps_end_in_a_sentence(home: Path) -> None:
     write_pairs(home / "large", 2, (24, 16))
     (home / "plain").mkdir(exist_ok=True)

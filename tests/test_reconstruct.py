@@ -13,6 +13,7 @@ import pytest
 import reconstructing
 import torch
 import toys
+import vqgan_toys
 from calls import Answer, call
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -105,6 +106,12 @@ def test_originals_stand_left_of_their_reconstructions_in_grid_and_files(home: P
     assert all((tile[..., 0] == tile[..., 1]).all() for tile in tiles[1::2])  # the toy answers in grey
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))[::4, ::4]  # 16 px are enlarged to 64
     assert np.array_equal(sheet[:16, :16], tiles[0]) and np.array_equal(sheet[:16, 17:33], tiles[1])
+
+
+def test_fewer_reconstructions_leave_no_files_of_an_earlier_call(home: Path, tmp_path: Path) -> None:
+    for num in ("4", "2"):
+        assert zoo(home, "--num", num, "--files", "--out", str(tmp_path)).code == 0
+    assert sorted({path.name[:6] for path in tmp_path.glob("0*.png")}) == ["000000", "000001"]
 
 
 def test_other_images_are_named_with_their_hash(home: Path) -> None:
@@ -201,6 +208,17 @@ def test_a_perfect_copy_has_no_distance_and_no_psnr(images: ImageSet, extractor:
     assert report.figures[0].value == pytest.approx(0, abs=1e-3) and report.tokens is None
     assert report.notes == ["24 images came back without any difference; PSNR, infinite there, leaves them out."]
     assert measure(images, extractor).figures[0].value > 1
+
+
+def test_tokens_drawn_at_random_are_not_counted_as_used(images: ImageSet, extractor: Extractor, tmp_path: Path) -> None:
+    np.save(tmp_path / "used.npy", np.arange(5))
+    for unknown, counted in (("random", False), ("extra", True)):
+        options = vqgan_toys.SMALL["quantizer"] | {"remap": str(tmp_path / "used.npy"), "unknown": unknown}
+        generator = vqgan_toys.generator(quantizer=options)
+        report = reconstruction.measure(generator, images, num=NUM, batch=8, extractor=extractor, reference="train")
+        assert (report.tokens is not None) == counted
+        said = [note for note in report.notes if "use of tokens is left out" in note]
+        assert len(said) == (0 if counted else 1)
 
 
 def test_what_one_image_or_a_small_one_cannot_tell_is_left_out_by_name(home: Path, extractor: Extractor) -> None:

@@ -77,6 +77,15 @@ def test_stages_run_in_order_each_with_its_own_budget_batch_and_checkpoints(home
     assert (home / "run/samples/chooser-images-000000048.png").exists()
 
 
+def test_the_first_line_speaks_of_the_stages_that_are_trained(home: Path) -> None:
+    first = train(home, only="table")[1][0]
+    assert first.endswith(": 80 images in batches of 4, from 24 in pictures at 8 px.")
+    first = train(home, only="chooser")[1][0]
+    assert first.endswith(": 48 images in batches of 8, from 24 in pictures at 8 px.")
+    first = train(home)[1][0]
+    assert ": 80 images in batches of 4 (table), then 48 images in batches of 8 (chooser), from 24" in first
+
+
 def test_later_stages_and_the_opened_run_use_the_averaged_weights_of_earlier_ones(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

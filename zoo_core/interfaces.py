@@ -216,6 +216,8 @@ class Reconstruction:
     """`[B, ...]` int64: the tokens in the bottleneck, None where there are none."""
     vocabulary: int = 0
     """Tokens are below this number."""
+    note: str = ""
+    """A sentence for the report: why tokens are left out, say."""
 
 
 class Reconstructing(ABC):

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+import logging
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -137,10 +141,30 @@ def _timm_vgg() -> Mapping[str, Tensor]:
     except ImportError as error:
         raise UserError(f"VGG16's weights come through timm, which is not installed. {advice}") from error
     try:
-        return timm.create_model("vgg16.tv_in1k", pretrained=True).state_dict()
+        with _quiet("timm", "huggingface_hub"):
+            # The file is named: else timm tries several names and, without a network, waits for each.
+            overlay = {"hf_hub_filename": "model.safetensors"}
+            return timm.create_model("vgg16.tv_in1k", pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     except Exception as error:  # whatever a download may meet
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"timm cannot bring VGG16's weights: {reason}. {advice}") from error
+        raise UserError(f"timm cannot bring VGG16's weights ({_first_sentence(error)}). {advice}") from error
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Keep what these loggers, and those below them, say of retries to themselves; the error says it all."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _first_sentence(error: Exception) -> str:
+    first = re.split(r"(?<=[.!?])\s", " ".join(str(error).split()), maxsplit=1)[0].rstrip(".")
+    return textwrap.shorten(first, 200, placeholder=" ...") or type(error).__name__
 
 
 def _packaged_linear() -> Path:

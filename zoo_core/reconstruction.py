@@ -218,6 +218,8 @@ class _Comparison:
         }
         for name, values in self._values.items():
             values.append(computed[name]().reshape(-1).cpu())  # a single image loses its dimension
+        if found.note and found.note not in self.notes:
+            self.notes.append(found.note)
         if found.tokens is not None:
             counts = torch.bincount(found.tokens.flatten().cpu(), minlength=found.vocabulary)
             self._counts = counts if self._counts is None else self._counts + counts

@@ -137,6 +137,19 @@ def making(folder: Path) -> Iterator[None]:
         raise
 
 
+def remove_numbered(folder: Path, *endings: str) -> None:
+    """Remove the pictures that an earlier call numbered, `000000.png`, or `000000-ENDING.png` for each of the endings.
+
+    Only beside a `grid.png`, with which such a call ends: without one the pictures may be somebody's own.
+    """
+    if not (folder / "grid.png").is_file():
+        return
+    name = re.compile("[0-9]{6}" + (f"-({'|'.join(endings)})" if endings else "") + r"\.png")
+    for path in folder.iterdir():
+        if name.fullmatch(path.name):
+            path.unlink()
+
+
 def save_png(path: Path, picture: np.ndarray, scale: int = 1) -> None:
     """Write `[h, w, 3]` uint8 as PNG, whole or not at all; small pictures may be enlarged by whole factors."""
     from PIL import Image

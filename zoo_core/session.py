@@ -88,6 +88,8 @@ def build_stages(recipe: Recipe, built: parts.Parts) -> list[Stage]:
     for name in recipe.train.stages:
         stage_named(stages, name, "train.stages")
     _check_adversaries(recipe, built, stages)
+    if recipe.data.maps and not built.generator.map_kind and all(stage.pictured != "maps" for stage in stages):
+        raise UserError("nothing in this recipe looks at maps; leave data.maps out, or set the generator's condition.")
     return stages
 
 
@@ -155,6 +157,7 @@ def train(
     for stage in stages:
         if stage.begin and only in ("", stage.name):
             stage.begin(images)
+    trained = [stage.name for stage in stages if only in ("", stage.name)]
     main = accelerator.is_main_process
     say = say if main else lambda text: None
     with ExitStack() as held:
@@ -163,7 +166,8 @@ def train(
             held.enter_context(runs.locked(folder))
             new = runs.prepare(folder, recipe)
             runs.keep_manifest(folder, runs.manifest(recipe, images.describe(), accelerator.num_processes))
-            say(f"{'Training' if new else 'Going on with'} {recipe.plugin} in {folder}: {_about(recipe, images)}")
+            begun = f"{'Training' if new else 'Going on with'} {recipe.plugin} in {folder}"
+            say(f"{begun}: {_about(recipe, images, trained)}")
 
         on_main(accelerator, begin)
         if trackers:
@@ -335,6 +339,10 @@ def _export(path: Path, generator: Generator) -> None:
         save_file(tensors, temporary)
 
 
-def _about(recipe: Recipe, images: ImageSet) -> str:
-    seen = f"{recipe.train.images:,} images of {len(images):,} in {images.name}"
-    return f"{seen} at {recipe.data.resolution} px, batch {recipe.train.batch}."
+def _about(recipe: Recipe, images: ImageSet, stages: Sequence[str]) -> str:
+    """What these stages will see."""
+    seen = []
+    for name in stages:
+        train, which = for_stage(recipe, name).train, f" ({name})" if len(stages) > 1 else ""
+        seen.append(f"{train.images:,} images in batches of {train.batch}{which}")
+    return f"{', then '.join(seen)}, from {len(images):,} in {images.name} at {recipe.data.resolution} px."

@@ -8,6 +8,7 @@ import click
 
 SHOWN = 32
 """Pairs in the grid, at most."""
+PAIR = ("original", "reconstruction")
 
 
 @click.command("reconstruct")
@@ -76,10 +77,11 @@ def command(
             if index < SHOWN:
                 pairs.append(pair)
             if files:
-                for name, image in zip(("original", "reconstruction"), pair, strict=True):
+                for name, image in zip(PAIR, pair, strict=True):
                     sampling.save_png(folder / f"{index:06d}-{name}.png", image.permute(1, 2, 0).numpy())
 
     with sampling.making(folder):
+        sampling.remove_numbered(folder, *PAIR)
         report = reconstruction.measure(
             generator,
             images,

@@ -53,6 +53,7 @@ def command(
     folder = out or opened.path / "sampled" / sampling.name_of(opened.step, seed, chosen, named)
     shown = []
     with sampling.making(folder), sampling.counting_steps(generator, num, wanted) as advance:
+        sampling.remove_numbered(folder)
         batches = sampling.draw(
             generator, num, seed, label=chosen, batch=batch, knobs=knobs, maps=shown_maps, progress=advance
         )

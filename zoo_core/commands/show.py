@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from zoo_core.recipe import Recipe
+    from zoo_core.settings import Averaging
 
 
 @click.command("show")
@@ -89,9 +90,19 @@ def _print_recipe(wanted: Recipe) -> None:
             clip = f"{phase.clip_norm:g}" if phase.clip_norm else "-"
             click.echo(f"  {phase.name:<16} {', '.join(phase.trains):<26} {phase.every:>5} {phase.start:>7} {clip:>5}")
         for network, module in stage.networks.items():
+            if next(module.parameters(), None) is None:
+                continue  # a stage's own counters
             trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
             optimizer = stage.optimizers.get(network)
             rate = f", lr {optimizer.param_groups[0]['lr']:g}" if optimizer else ""
             click.echo(f"  {network}: {trainable:,} trainable parameters{rate}")
         for average in stage.averages:
-            click.echo(f"  average of {average.of}: {average.spec}")
+            click.echo(f"  average of {average.of}: {_in_words(average.spec)}")
+
+
+def _in_words(spec: Averaging) -> str:
+    """An average as people say it."""
+    memory = f"decay {spec.decay:g} a step" if spec.decay else f"half-life {spec.half_life_images:,.10g} images"
+    start = f", from {spec.start_images:,} images on" if spec.start_images else ""
+    statistics = "averaged too" if spec.buffers == "average" else "copied"
+    return f"{memory}{start}, running statistics {statistics}"

@@ -11,7 +11,7 @@ from zoo_core.errors import UserError
 from zoo_core.formulation import plain
 from zoo_core.interfaces import Attention, Decoder, Latent, Site
 from zoo_core.rng import Rng
-from zoo_vqgan.autoencoder import AutoEncoder, LabelColours
+from zoo_vqgan.autoencoder import AutoEncoder
 from zoo_vqgan.blocks import Down, SpatialAttention
 from zoo_vqgan.decoder import ConvolutionalDecoder
 from zoo_vqgan.encoder import Encoder
@@ -182,11 +182,3 @@ def test_widths_and_sizes_that_do_not_fit_end_in_a_sentence(options: dict[str, o
 def test_a_decoder_whose_levels_do_not_reach_the_image_ends_in_a_sentence() -> None:
     with pytest.raises(UserError, match="lead from 16 to 32, but the latent map is 8 wide"):
         ConvolutionalDecoder(Latent(8, 8, 32), channels=32, multipliers=(1, 1))
-
-
-def test_pictures_of_labels_give_each_label_one_colour() -> None:
-    labels = torch.tensor([[[0, 1], [2, 0]]])
-    picture = LabelColours(3)(nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2).float())
-    assert picture.shape == (1, 3, 2, 2) and picture.aminmax() == (-1, 1)
-    assert torch.equal(picture[0, :, 0, 0], picture[0, :, 1, 1])
-    assert not torch.equal(picture[0, :, 0, 0], picture[0, :, 0, 1])

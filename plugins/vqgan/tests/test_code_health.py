@@ -24,7 +24,7 @@ from zoo_vqgan import autoencoder_stage
 from zoo_vqgan.code_health import CodeHealth
 from zoo_vqgan.options import QuantizerOptions
 from zoo_vqgan.quantizers.nearest import NearestQuantizer
-from zoo_vqgan.quantizers.usage import Tally, Usage
+from zoo_vqgan.quantizers.usage import Tally, Usage, count
 from zoo_vqgan.quantizers.usage_sheet import DEAD, MAP, usage_sheet
 
 
@@ -49,7 +49,7 @@ def test_micro_batches_are_counted_and_restarted_as_one_batch() -> None:
             clock = Clock(step, 4, 80)
             for part in z.chunk(parts):
                 health.quantize(part, Rng.fresh(len(part)), clock)
-            dead = Usage.of(quantizer(z).codes, 12).dead
+            dead = Usage(count(quantizer(z).codes, 12)).dead
             numbers.append(health.conclude(clock))
         ends.append(quantizer.codebook.detach())
     assert torch.equal(*ends) and numbers[:2] == numbers[2:]
@@ -58,6 +58,16 @@ def test_micro_batches_are_counted_and_restarted_as_one_batch() -> None:
     rows = z.permute(0, 2, 3, 1).flatten(0, 2)
     assert all((row == rows).all(1).any() for row in ends[0][dead])
     assert "usage/restarted" not in numbers[0] and numbers[1]["usage/images"] == 8
+
+
+def test_no_code_restarts_before_the_use_of_as_many_images_as_asked_is_known() -> None:
+    options = QuantizerOptions(num_codes=12, embed_dim=3, usage_images=12, restart_images=8)
+    health, restarted = CodeHealth(NearestQuantizer(num_codes=12, dim=3), options, seed=0), []
+    for step in range(4):
+        clock = Clock(step, 4, 80)
+        health.quantize(torch.randn(4, 3, 2, 2), Rng.fresh(4), clock)
+        restarted.append("usage/restarted" in health.conclude(clock))
+    assert restarted == [False, False, False, True]  # 8 of 12 images were seen when the second step ended
 
 
 @pytest.mark.parametrize("kind", ["nearest", "ema"])
@@ -117,6 +127,9 @@ def test_the_temperature_of_gumbel_follows_the_clock_and_is_logged(tmp_path: Pat
         ({"kind": "gumbel", "temperature": 0.0}, "above 0"),
         ({"kind": "gumbel", "temperature_warm_up_images": 8}, "less than temperature_images"),
         ({"usage_images": 0}, "usage_images of at least 1"),
+        ({"beta": -0.25}, "beta cannot be negative; it is -0.25"),
+        ({"kind": "gumbel", "kl_weight": -1.0}, "kl_weight cannot be negative"),
+        ({"kind": "gumbel", "temperature_images": -1}, "temperature_images cannot be negative"),
     ],
 )
 def test_options_that_make_no_sense_end_in_a_sentence(options: dict[str, Any], complaint: str) -> None:

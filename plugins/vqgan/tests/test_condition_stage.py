@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import vqgan_goldens as goldens
 from torch.nn.functional import l1_loss
 from vqgan_goldens import Golden
-from vqgan_toys import CONDITIONS, batch, maps, stages, step
+from vqgan_toys import CONDITIONS, batch, maps, stages, step, wanted
 
+from zoo_core import parts
 from zoo_core.errors import UserError
+from zoo_core.given_maps import colour
 from zoo_core.program import Batch, Clock
 from zoo_core.rng import Rng
+from zoo_core.sampling import to_uint8
 from zoo_vqgan.convert import first_stage
+from zoo_vqgan.stages import build
 
 
 @pytest.mark.parity
@@ -71,10 +77,24 @@ def test_the_picture_shows_each_map_beside_its_reconstruction(kind: str) -> None
     given = made.condition.channels(made.condition.prepare(shown))
     if kind == "depth":
         assert torch.equal(image[::2], given.expand(-1, 3, -1, -1))
-    else:  # one colour for a label, in all maps
-        colours = image[::2].permute(0, 2, 3, 1)[shown[:, 0] == 2]
-        assert len(colours.unique(dim=0)) == 1
-        assert len(image[::2].permute(0, 2, 3, 1).flatten(0, 2).unique(dim=0)) == len(shown.unique())
+    else:
+        assert torch.equal(to_uint8(image[::2]), colour(shown))
+
+
+def test_a_label_has_the_colour_of_its_value_in_the_files() -> None:
+    _, found = stages("labels", condition=CONDITIONS["labels"] | {"unlabelled": 255})
+    shown = torch.tensor([0, 3, 255, 1]).repeat_interleave(64).view(1, 1, 16, 16)
+    assert torch.equal(to_uint8(found["condition"].picture(shown)[::2]), colour(shown))
+
+
+def test_without_an_optimizer_of_its_own_it_learns_as_the_first_autoencoder() -> None:
+    asked = wanted("labels")
+    given = {name: spec for name, spec in asked.train.optimizers.items() if name != "condition"}
+    given["autoencoder"] = dataclasses.replace(given["autoencoder"], lr=0.25, clip_norm=2.0)
+    asked = asked.replace(train=dataclasses.replace(asked.train, optimizers=given))
+    stage = build(asked, parts.build(asked))[1]
+    assert stage.name == "condition" and stage.optimizers["condition"].param_groups[0]["lr"] == 0.25
+    assert stage.phases[0].clip_norm == 2.0
 
 
 def test_maps_that_do_not_fit_are_a_sentence() -> None:

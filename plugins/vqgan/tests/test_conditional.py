@@ -158,6 +158,13 @@ def test_reconstructions_are_in_the_common_pixel_space() -> None:
     assert other.shape == plain.shape and not torch.allclose(other, plain)
 
 
+@pytest.mark.parametrize("condition", [{"kind": "coordinates"}, {"kind": "labels", "num_labels": 5}, {"kind": "depth"}])
+def test_a_condition_has_as_many_codes_as_the_first_autoencoder(condition: dict[str, Any]) -> None:
+    made = generator("none", condition=condition)
+    assert made.conditioner.vocabulary == made.autoencoder.quantize.vocabulary == 24
+    assert made.condition is None or made.condition.quantize.num_codes == 24
+
+
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
@@ -183,6 +190,18 @@ def test_reconstructions_are_in_the_common_pixel_space() -> None:
 def test_options_that_do_not_fit_are_a_sentence(kind: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parts.build(wanted(kind, **changes))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("perceptual_weight", "quantizer_weight", "adversarial_weight"),
+        *("adversarial_start_images", "delta", "limit"),
+    ],
+)
+def test_a_negative_number_in_the_loss_is_a_sentence(name: str) -> None:
+    with pytest.raises(UserError, match=f"loss.{name} cannot be negative; it is -1"):
+        stages(loss={name: -1})
 
 
 def test_classes_and_another_condition_exclude_each_other() -> None:

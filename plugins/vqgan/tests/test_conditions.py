@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UserError
-from zoo_vqgan.conditions import Codes, Condition, Coordinates, Label, Tokens, Unconditional, depth_map, raster
+from zoo_vqgan.conditions import Codes, Condition, Coordinates, Label, Unconditional, raster, stretch
 
 
 def test_a_label_is_one_token() -> None:
@@ -19,19 +19,12 @@ def test_without_a_condition_every_sequence_starts_alike() -> None:
     assert condition(None, 3).tolist() == [[5]] * 3 and condition.vocabulary == 6
 
 
-def test_ready_tokens_pass() -> None:
-    value = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    assert torch.equal(Tokens(7)(value, 2), value)
-
-
 def test_coordinates_count_the_areas_of_the_whole_picture() -> None:
     coordinates = Coordinates(64, 4)
     whole = coordinates(raster(16, 32), 1)
     assert whole.shape == (1, 4, 8) and bool((whole[0].diff(dim=0) > 0).all())
     crop = coordinates(raster(16, 32)[:, :, 4:12, 8:16], 1)
     assert torch.equal(crop, whole[:, 1:3, 2:4])
-    assert torch.allclose(coordinates.decode(whole)[0, 0, ::4, ::4] * 64, whole[0].float())
-    assert coordinates.decode(whole).shape == (1, 1, 16, 32)
 
 
 def test_coordinates_round_halves_to_even_and_stay_in_the_vocabulary() -> None:
@@ -68,8 +61,6 @@ def test_the_second_autoencoder_gets_no_gradient() -> None:
         (Label(10), torch.tensor([1]), 2, "2 images were asked for, but the condition has 1"),
         (Label(10), torch.tensor([[1]]), 1, "need 1 labels"),
         (Unconditional(), torch.tensor([1]), 1, "takes no condition"),
-        (Tokens(5), torch.tensor([[7]]), 1, "condition token 7"),
-        (Tokens(5), torch.tensor([1]), 1, "shape .images, tokens."),
         (Coordinates(8, 4), torch.zeros(1, 1, 6, 8), 1, "sides that 4 divides"),
         (Coordinates(8, 4), torch.zeros(1, 3, 8, 8), 1, "one channel"),
         (Coordinates(8, 4), torch.zeros(1, 8, 8), 1, "shape"),
@@ -89,7 +80,6 @@ def test_a_condition_must_fit_into_the_transformers_vocabulary() -> None:
 
 
 def test_a_depth_map_is_stretched_and_a_flat_one_is_finite() -> None:
-    depth = torch.tensor([[[3.0, 5.0], [4.0, 11.0]], [[2.0, 2.0], [2.0, 2.0]]])
-    maps = depth_map(depth[..., None].view(torch.uint8))
+    maps = stretch(torch.tensor([[[[3.0, 5.0], [4.0, 11.0]]], [[[2.0, 2.0], [2.0, 2.0]]]]))
     assert torch.allclose(maps[0, 0], torch.tensor([[-1.0, -0.5], [-0.75, 1.0]]))
     assert torch.equal(maps[1], torch.full((1, 2, 2), -1.0))

@@ -199,7 +199,7 @@ def test_the_names_are_the_official_ones() -> None:
         ]
 
 
-def test_a_map_of_labels_keeps_its_colours() -> None:
+def test_the_official_colours_of_labels_have_a_place() -> None:
     network = parts.outline(recipe_of("sflckr", SMALL | {"generator.condition.num_codes": 48})).generator.condition
     assert isinstance(network, LabelAutoEncoder)
     state = first_stage({"colorize": torch.ones(3, 182, 1, 1), "loss.x": torch.ones(1)}, network.state_dict())

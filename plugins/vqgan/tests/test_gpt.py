@@ -57,20 +57,9 @@ def test_a_token_sees_itself_and_those_before() -> None:
     assert not difference[:7].any() and bool((difference[7:] > 0).all())
 
 
-def test_unmasked_tokens_see_one_another() -> None:
-    network, one = small(unmasked=5), tokens()
-    other = one.clone()
-    other[:, 4] = (other[:, 4] + 1) % 20
-    assert bool(((network(one) - network(other)).abs().amax((0, 2)) > 0).all())
-    other = one.clone()
-    other[:, 5] = (other[:, 5] + 1) % 20
-    assert not (network(one) - network(other))[:, :5].any()
-
-
-@pytest.mark.parametrize("unmasked", [0, 4])
 @pytest.mark.parametrize("outputs", [0, 1, 3])
-def test_the_plain_formulation_is_the_same(unmasked: int, outputs: int) -> None:
-    network = small(unmasked=unmasked)
+def test_the_plain_formulation_is_the_same(outputs: int) -> None:
+    network = small()
 
     def run() -> tuple[Tensor, list[Tensor]]:
         logits = network(tokens(), outputs=outputs)
@@ -82,34 +71,23 @@ def test_the_plain_formulation_is_the_same(unmasked: int, outputs: int) -> None:
     torch.testing.assert_close(fused, plain, **CLOSE)
 
 
-@pytest.mark.parametrize("unmasked", [0, 4])
-def test_few_outputs_are_the_last_of_all(unmasked: int) -> None:
-    network = small(unmasked=unmasked)
+def test_few_outputs_are_the_last_of_all() -> None:
+    network = small()
     whole = network(tokens())
     for outputs in (1, 5, 11):
         torch.testing.assert_close(network(tokens(), outputs=outputs), whole[:, -outputs:], **CLOSE)
 
 
 @pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize(("unmasked", "steps"), [(0, (1,) * 12), (0, (5, 1, 4, 2)), (4, (4, 1, 1, 3, 3)), (4, (6, 6))])
-def test_the_cache_answers_as_the_whole_pass(unmasked: int, steps: tuple[int, ...], plain: bool) -> None:
-    network, cache = small(unmasked=unmasked), KeyValueCache(12)
+@pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 4, 2), (6, 6)])
+def test_the_cache_answers_as_the_whole_pass(steps: tuple[int, ...], plain: bool) -> None:
+    network, cache = small(), KeyValueCache(12)
     whole = network(tokens())
     for _ in range(2):  # the second time in used buffers
         with formulation.plain() if plain else torch.no_grad():
             parts = [network(part, cache=cache) for part in tokens().split(steps, dim=1)]
         torch.testing.assert_close(torch.cat(parts, 1), whole, **CLOSE)
         cache.clear()
-
-
-def test_embeddings_before_the_tokens_enter_the_cache() -> None:
-    network, prefix, cache = small(), torch.randn(2, 4, 16), KeyValueCache(12)
-    whole = network(tokens(8), prefix)
-    parts = [
-        network(tokens(8)[:, :2], prefix, cache=cache),
-        *(network(t, cache=cache) for t in tokens(8)[:, 2:].split(1, 1)),
-    ]
-    torch.testing.assert_close(torch.cat(parts, 1), whole, **CLOSE)
 
 
 def test_a_full_block_is_a_sentence() -> None:

@@ -27,10 +27,8 @@ def gpt() -> GPT:
     return network
 
 
-def draw(
-    gpt: GPT, rows: range = range(4), filtering: Filter = PART, num: int = 24, start: Tensor | None = None
-) -> Tensor:
-    return sample_codes(gpt, LABELS[rows], num, chooser(Rng.of("codes", rows=rows)), filtering, start=start)
+def draw(gpt: GPT, rows: range = range(4), filtering: Filter = PART, num: int = 24) -> Tensor:
+    return sample_codes(gpt, LABELS[rows], num, chooser(Rng.of("codes", rows=rows)), filtering)
 
 
 def test_top_k_keeps_ties() -> None:
@@ -107,29 +105,14 @@ def test_greedy_is_the_best_code_of_each_step(gpt: GPT) -> None:
     assert torch.equal(codes, draw(gpt, filtering=Filter(top_k=1)))
 
 
-def test_first_codes_that_are_given_stay_and_are_read(gpt: GPT) -> None:
-    greedy = Filter(greedy=True)
-    whole = draw(gpt, filtering=greedy)
-    assert torch.equal(draw(gpt, filtering=greedy, start=whole[:, :9]), whole)
-    other = (whole[:, :9] + 1) % 16
-    completed = draw(gpt, filtering=greedy, start=other)
-    assert torch.equal(completed[:, :9], other) and not torch.equal(completed[:, 9:], whole[:, 9:])
-
-
 def test_progress_counts_codes_and_the_mode_is_restored(gpt: GPT) -> None:
     told: list[int] = []
     gpt.train()
     choose = chooser(Rng.of("codes", rows=range(4)))
-    sample_codes(gpt, LABELS, 5, choose, PART, start=LABELS, progress=told.append)
-    assert told == [2, 3, 4, 5] and gpt.training
+    sample_codes(gpt, LABELS, 5, choose, PART, progress=told.append)
+    assert told == [1, 2, 3, 4, 5] and gpt.training
 
 
 def test_more_codes_than_the_block_is_a_sentence(gpt: GPT) -> None:
     with pytest.raises(UserError, match="do not fit into the transformer's block of 24"):
         draw(gpt, num=25)
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (4, 25), (4,)])
-def test_first_codes_of_another_shape_are_a_sentence(gpt: GPT, shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="first codes"):
-        draw(gpt, start=torch.zeros(shape, dtype=torch.int64))

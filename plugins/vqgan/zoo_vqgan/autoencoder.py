@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
 
 from zoo_core.interfaces import Decoder
 from zoo_core.rng import Rng
@@ -60,16 +59,10 @@ class AutoEncoder(nn.Module):
 
 
 class LabelColours(nn.Module):
-    """Pictures of label maps: a fixed random colour for each label, scaled to [-1, 1] over the whole batch."""
+    """The official model's colours of its labels, a part of its files. Pictures here have the core's colours."""
 
     colorize: Tensor
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
         self.register_buffer("colorize", torch.randn(3, num_labels, 1, 1))
-
-    def forward(self, labels: Tensor) -> Tensor:
-        """`[B, num_labels, H, W]`, one-hot or probabilities -> `[B, 3, H, W]`."""
-        rgb = conv2d(labels, self.colorize)
-        low, high = rgb.aminmax()
-        return 2 * (rgb - low) / (high - low) - 1

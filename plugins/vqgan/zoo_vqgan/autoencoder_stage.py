@@ -52,6 +52,14 @@ class Terms:
     second_pass: bool = True
     """Official: the discriminator sees what the autoencoder draws after its step; false: what it drew before."""
 
+    def __post_init__(self) -> None:
+        for name in (
+            *("perceptual_weight", "quantizer_weight", "adversarial_weight"),
+            *("adversarial_start_images", "delta", "limit"),
+        ):
+            if getattr(self, name) < 0:
+                raise UserError(f"loss.{name} cannot be negative; it is {getattr(self, name)}.")
+
     def weights(self) -> Weights:
         """As the loss takes them."""
         return Weights(self.perceptual_weight, self.quantizer_weight, self.adversarial_weight, self.delta, self.limit)

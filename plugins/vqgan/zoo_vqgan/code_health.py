@@ -63,6 +63,6 @@ class CodeHealth:
         return usage_sheet(self.tally.usage, self.tally.num_images)
 
     def _due(self, clock: Clock) -> bool:
-        """Whether dead codes restart after this step; never after the first, which says nothing of them."""
-        every = self.options.restart_images
-        return every > 0 and clock.step > 0 and (clock.images + clock.batch) // every > clock.images // every
+        """Whether dead codes restart after this step; not before the tally speaks of as many images as it should."""
+        every, seen = self.options.restart_images, clock.images + clock.batch
+        return every > 0 and seen >= self.options.usage_images and seen // every > clock.images // every

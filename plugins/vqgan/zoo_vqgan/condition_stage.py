@@ -1,5 +1,7 @@
 """How the second autoencoder trains, of label or depth maps: to reconstruct them, with one Adam.
 
+Its settings are `train.optimizers.condition`, or, where a recipe does not give these, those of the first autoencoder.
+
 Labels train as officially. Depth does NOT: the paper's model of depth maps is a whole VQGAN, with LPIPS and a
 discriminator; here it learns by mean absolute error and the quantizer's loss alone, so its maps come out smoother. The
 published weights can be imported all the same.
@@ -30,7 +32,7 @@ def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
     network: MapAutoEncoder = parts.generator.condition
     networks = {"condition": network}
     health = CodeHealth(network.quantize, parts.generator.quantizer, recipe.train.seed)
-    spec = optimizer(recipe, "condition")
+    spec = optimizer(recipe, "condition", like="autoencoder")
     weight = split_loss(parts, Terms)[0].quantizer_weight
 
     def loss(batch: Batch, clock: Clock) -> dict[str, Tensor]:
@@ -49,8 +51,7 @@ def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
         given = network.channels(network.prepare(maps))
         with evaluating(network):
             drawn, _ = network(given)
-        pairs = network.colours(torch.cat([given, drawn]))  # together, so that a label has one colour
-        return torch.stack(pairs.chunk(2), 1).flatten(0, 1)
+        return torch.stack([network.colours(given), network.colours(drawn)], 1).flatten(0, 1)
 
     def begin(images: ImageSet) -> None:
         """Some maps, judged before the first stage takes its time."""

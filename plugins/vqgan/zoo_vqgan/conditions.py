@@ -55,7 +55,11 @@ class Label(Condition):
         value = _given(value, num, "label")
         if value.shape != (num,):
             raise UserError(f"{num} images need {num} labels, not a tensor of shape {list(value.shape)}.")
-        _check_range(value, self.vocabulary, "label")
+        if value.is_floating_point():
+            raise UserError(f"Each label must be a whole number, not {value.dtype}.")
+        wrong = value[(value < 0) | (value >= self.vocabulary)]
+        if len(wrong):
+            raise UserError(f"The label {int(wrong[0])} is not one of 0 to {self.vocabulary - 1}.")
         return value[:, None].long()
 
 
@@ -70,20 +74,6 @@ class Unconditional(Condition):
         if value is not None:
             raise UserError("This prior is unconditional; it takes no condition.")
         return torch.full((num, 1), self.token)
-
-
-class Tokens(Condition):
-    """Tokens that were made elsewhere: value `[num, M]` int64."""
-
-    def __init__(self, vocabulary: int) -> None:
-        self.vocabulary = vocabulary
-
-    def __call__(self, value: Tensor | None, num: int) -> Tensor:
-        value = _given(value, num, "row of tokens")
-        if value.ndim != 2:
-            raise UserError(f"Condition tokens have the shape [images, tokens], not {list(value.shape)}.")
-        _check_range(value, self.vocabulary, "condition token")
-        return value.long()
 
 
 class Spatial(Condition):
@@ -137,10 +127,6 @@ class Coordinates(Spatial):
         pooled = F.avg_pool2d(value, self.factor).clamp(0, 1)
         return (pooled[:, 0] * self.vocabulary).round().long().clamp(max=self.vocabulary - 1)
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """`[num, h, w]` -> coordinates `[num, 1, H, W]`, constant over each area."""
-        return F.interpolate(tokens[:, None] / self.vocabulary, scale_factor=self.factor)
-
 
 def raster(height: int, width: int) -> Tensor:
     """The coordinates of a whole picture, raster index over their number, `[1, 1, H, W]`; to be cropped with it."""
@@ -182,14 +168,6 @@ class Codes(Spatial):
         return self._encode(value)
 
 
-def depth_map(rgba: Tensor) -> Tensor:
-    """Depth maps as the D-RIN data store them: the bytes of a float32, little endian, as the channels of a PNG.
-
-    `rgba [B, H, W, 4]` uint8 -> `[B, 1, H, W]`, each image stretched to [-1, 1].
-    """
-    return stretch(rgba.contiguous().view(torch.float32).squeeze(3)[:, None])
-
-
 def stretch(depth: Tensor) -> Tensor:
     """Depth `[B, 1, H, W]` of any unit, each map stretched to [-1, 1]; a flat one is -1."""
     least, greatest = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
@@ -202,11 +180,3 @@ def _given(value: Tensor | None, num: int, what: str) -> Tensor:
     if len(value) != num:
         raise UserError(f"{num} images were asked for, but the condition has {len(value)} rows.")
     return value
-
-
-def _check_range(value: Tensor, vocabulary: int, what: str) -> None:
-    if value.is_floating_point():
-        raise UserError(f"Each {what} must be a whole number, not {value.dtype}.")
-    wrong = value[(value < 0) | (value >= vocabulary)]
-    if len(wrong):
-        raise UserError(f"The {what} {int(wrong[0])} is not one of 0 to {vocabulary - 1}.")

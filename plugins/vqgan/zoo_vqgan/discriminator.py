@@ -52,10 +52,10 @@ class ActNorm(nn.Module):
 
 
 class PatchDiscriminator(interfaces.Discriminator):
-    """A map of logits, one for each patch: `[B, in_channels, H, W]` -> `[B, 1, h, w]`.
+    """A map of logits, one for each patch: `[B, 3, H, W]` -> `[B, 1, h, w]`.
 
     4x4 convolutions, padding 1: `layers` of stride 2 (widths from `channels`, doubling, at most 8 times `channels`),
-    one of stride 1, and the logits'. Labels are not looked at; conditions come as further channels of the image.
+    one of stride 1, and the logits'. Labels are not looked at.
 
     Weights of convolutions ~ N(0, 0.02), those of batch norm ~ N(1, 0.02) with bias 0, the rest as torch has it.
     Raises UserError when an image of `resolution` leaves no patch.
@@ -66,16 +66,15 @@ class PatchDiscriminator(interfaces.Discriminator):
         *,
         resolution: int,
         num_classes: int = 0,
-        in_channels: int = 3,
         channels: int = 64,
         layers: int = 3,
         norm: Literal["batch", "activation"] = "batch",
     ) -> None:
         super().__init__()
-        self.resolution, self.in_channels = resolution, in_channels
+        self.resolution = resolution
         _check_patches(resolution, channels, layers)
         widths = [channels * min(2**index, 8) for index in range(layers + 1)]
-        main: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, True)]
+        main: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, True)]
         for index in range(1, layers + 1):
             stride = 2 if index < layers else 1
             bias = norm == "activation"  # batch norm takes the mean away again
@@ -87,9 +86,7 @@ class PatchDiscriminator(interfaces.Discriminator):
         self.apply(_initialize)
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """Judge. Raises UserError for an image of other channels."""
-        if image.shape[1] != self.in_channels:
-            raise UserError(f"the discriminator takes {self.in_channels} channels, not {image.shape[1]}.")
+        """Judge."""
         return self.main(image)
 
 

@@ -23,6 +23,11 @@ from zoo_vqgan.prior_sampling import evaluating, sample_codes
 from zoo_vqgan.shape import Shape, build_gpt
 from zoo_vqgan.window import Windows
 
+REPLACED_AT_RANDOM = (
+    "The use of tokens is left out: the remap replaces unknown codes by random ones, which would count as used; "
+    "generator.quantizer.unknown=extra counts them as one."
+)
+
 
 class Generator(Base, Reconstructing):
     """A prior of codes, and the autoencoder that the codes are of.
@@ -76,11 +81,12 @@ class Generator(Base, Reconstructing):
         self._check(shape, condition, prior)
 
         self.autoencoder = AutoEncoder(**shape.parts(quantizer, decoder=decoder))
+        vocabulary = self.autoencoder.quantize.vocabulary
+        condition = dataclasses.replace(condition, num_codes=condition.num_codes or vocabulary)
         self.condition = _map_autoencoder(shape, quantizer, condition)
         self.map_kind = condition.kind if self.condition is not None else ""
         self.conditioner = self._conditioner(condition, prior)
         """Makes the condition's tokens."""
-        vocabulary = self.autoencoder.quantize.vocabulary
         self.conditioner.check_vocabulary(vocabulary)
 
         length = (condition.downsample // self.factor or self.side) ** 2 if self.conditioner.spatial else 1
@@ -170,6 +176,9 @@ class Generator(Base, Reconstructing):
         """Encode and decode `image [B, 3, H, W]` in [-1, 1], of any size that the autoencoder takes."""
         with evaluating(self.autoencoder):
             drawn, quantized = self.autoencoder(self.pixels.encode((image + 1) / 2), rng)
+        options = self.quantizer
+        if options.remap and options.unknown == "random" and options.kind != "gumbel":  # Gumbel knows the used only
+            return Reconstruction(self.finish(drawn), note=REPLACED_AT_RANDOM)
         return Reconstruction(self.finish(drawn), quantized.codes, self.autoencoder.quantize.vocabulary)
 
     def _draw(

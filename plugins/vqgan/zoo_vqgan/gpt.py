@@ -60,19 +60,14 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, dr
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, dropout: float) -> Tensor:
     if allowed is None:
-        allowed = visible(q.shape[2], k.shape[2], 0, q.device)
+        allowed = visible(q.shape[2], k.shape[2], q.device)
     scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).masked_fill(~allowed, float("-inf"))
     return F.dropout(scores.softmax(-1), dropout) @ v
 
 
-def visible(queries: int, keys: int, unmasked: int, device: torch.device) -> Tensor:
-    """Which of `keys` tokens each of the last `queries` of them sees, `[queries, keys]` bool.
-
-    Every token sees itself and those before it; the first `unmasked` tokens are seen by all, so by one another too.
-    """
-    allowed = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    allowed[:, :unmasked] = True
-    return allowed
+def visible(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Which of `keys` tokens each of the last `queries` of them sees, itself and those before: `[queries, keys]`."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 class Block(nn.Module):
@@ -98,7 +93,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Logits of the next token. The parameters have the official names; the masks are no part of the state.
 
-    `block_size`: the most tokens of one sequence. `unmasked`: so many first tokens see one another in both directions.
+    `block_size`: the most tokens of one sequence.
     """
 
     def __init__(
@@ -112,13 +107,11 @@ class GPT(nn.Module):
         embedding_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        unmasked: int = 0,
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.block_size = block_size
         self.dim = dim
-        self.unmasked = unmasked
         self.pos_emb = nn.Parameter(torch.zeros(1, block_size, dim))
         self.tok_emb = nn.Embedding(vocabulary, dim)
         self.drop = nn.Dropout(embedding_dropout)
@@ -130,24 +123,15 @@ class GPT(nn.Module):
         self.head = nn.Linear(dim, vocabulary, bias=False)
         self.apply(_initialise)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        prefix: Tensor | None = None,
-        *,
-        outputs: int = 0,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, *, outputs: int = 0, cache: KeyValueCache | None = None) -> Tensor:
         """`tokens [B, T]` int64 -> logits `[B, outputs, vocabulary]` of the tokens that follow.
 
-        `prefix [B, P, C]`: embeddings put before the first token; their outputs count. `outputs`: of the last so many
-        tokens only, 0 for all; the last block, the norm and the head then compute nothing else. `cache`: the keys and
-        values of the tokens before these, which these join; equal to the pass over all tokens, within rounding.
+        `outputs`: of the last so many tokens only, 0 for all; the last block, the norm and the head then compute
+        nothing else. `cache`: the keys and values of the tokens before these, which these join; equal to the pass over
+        all tokens, within rounding.
         Raises UserError where the sequence is longer than the block.
         """
         x = self.tok_emb(tokens)
-        if prefix is not None:
-            x = torch.cat((prefix, x), dim=1)
         past = cache.length if cache else 0
         num, total = x.shape[1], past + x.shape[1]
         if total > self.block_size:
@@ -155,23 +139,21 @@ class GPT(nn.Module):
                 f"The transformer's block holds {self.block_size} tokens, the sequence has {total}; "
                 "take a smaller grid of codes, or sample it through windows."
             )
-        assert not 0 < past < self.unmasked, "the tokens that see one another enter the cache together"
         x = self.drop(x + self.pos_emb[:, past:total])
 
         outputs = outputs or num
         last = len(self.blocks) - 1
-        inner, outer = self._allowed(num, total, x.device), self._allowed(outputs, total, x.device)
+        inner, outer = _mask(num, total, x.device), _mask(outputs, total, x.device)
         for layer, block in enumerate(self.blocks):
             x = block(x, *((outputs, outer) if layer == last else (num, inner)), cache, layer)
         if cache is not None:
             cache.advance(num)
         return self.head(self.ln_f(x))
 
-    def _allowed(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
-        """The mask, or None where `CausalAttention` needs none: fused kernels are faster without."""
-        if queries == 1 or (queries == keys and not self.unmasked):
-            return None
-        return visible(queries, keys, self.unmasked, device)
+
+def _mask(queries: int, keys: int, device: torch.device) -> Tensor | None:
+    """None where `CausalAttention` needs none: fused kernels are faster without."""
+    return None if queries in (1, keys) else visible(queries, keys, device)
 
 
 def _initialise(module: nn.Module) -> None:

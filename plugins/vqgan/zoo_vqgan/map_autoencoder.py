@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, one_hot
 
 from zoo_core.errors import UserError
+from zoo_core.given_maps import colour
 from zoo_vqgan.autoencoder import AutoEncoder, LabelColours
 from zoo_vqgan.conditions import stretch
 from zoo_vqgan.stage1_loss import AutoEncoderLoss, segmentation_loss
@@ -78,8 +79,11 @@ class LabelAutoEncoder(MapAutoEncoder):
         return segmentation_loss(drawn, given, quantizer_loss, quantizer_weight)
 
     def colours(self, channels: Tensor) -> Tensor:
-        """A colour for each pixel's most probable label."""
-        return self.palette(self.channels(channels.argmax(1, keepdim=True)))
+        """Each pixel's most probable label, in the colour that its value in the files has in other grids."""
+        labels = channels.argmax(1, keepdim=True)
+        if self.unlabelled:
+            labels = torch.where(labels == 0, self.unlabelled, labels - 1)
+        return colour(labels).float() / 127.5 - 1
 
 
 class DepthAutoEncoder(MapAutoEncoder):

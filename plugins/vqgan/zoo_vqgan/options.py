@@ -37,8 +37,8 @@ class QuantizerOptions:
     usage_images: int = 4_096
     """Over how many recent images the use of the codes is told."""
     restart_images: int = 0
-    """Every so many images, codes that no image of `usage_images` used restart at vectors of the encoder; 0, as
-    officially, never. Not with Gumbel or a remap."""
+    """Every so many images, from `usage_images` on, codes that none of the last `usage_images` used restart at vectors
+    of the encoder; 0, as officially, never. Not with Gumbel or a remap."""
     remap: str = ""
     """A `.npy` file of the codes that are in use, in whose numbers the prior then counts; see `quantizers.remap`. A run
     keeps its full path."""
@@ -50,6 +50,9 @@ class QuantizerOptions:
             object.__setattr__(self, "remap", os.path.abspath(os.path.expanduser(self.remap)))
         if self.num_codes < 2 or self.embed_dim < 1:
             raise UserError("generator.quantizer needs num_codes of at least 2 and embed_dim of at least 1.")
+        for name in ("beta", "kl_weight", "temperature_images"):
+            if getattr(self, name) < 0:
+                raise UserError(f"generator.quantizer.{name} cannot be negative; it is {getattr(self, name)}.")
         if not 0 <= self.decay < 1:
             raise UserError(f"generator.quantizer.decay must be at least 0 and below 1, not {self.decay}.")
         if min(self.temperature, self.temperature_start, self.temperature_end) <= 0:
@@ -83,8 +86,8 @@ class ConditionOptions:
     kind: Literal["none", "coordinates", "labels", "depth"] = "none"
     """coordinates: where in its picture a window lies; labels and depth: the codes that a second autoencoder, of the
     shape of the first, gives to a map of these."""
-    num_codes: int = 1024
-    """Different tokens, of the coordinates or of the second autoencoder."""
+    num_codes: int = 0
+    """Different tokens, of the coordinates or of the second autoencoder; 0 is as many as the first autoencoder's."""
     num_labels: int = 0
     """Labels: how many there are, unlabelled included (published: S-FLCKR 182, COCO 183, ADE20K 151)."""
     unlabelled: int = 0
@@ -95,8 +98,10 @@ class ConditionOptions:
     `downsample_cond_size`, there -1)."""
 
     def __post_init__(self) -> None:
-        if self.num_codes < 2:
-            raise UserError("generator.condition.num_codes must be at least 2.")
+        if self.num_codes < 0 or self.num_codes == 1:
+            raise UserError(
+                "generator.condition.num_codes must be at least 2, or 0 for as many as the first autoencoder's."
+            )
         if min(self.num_labels, self.unlabelled, self.downsample) < 0:
             raise UserError("generator.condition: num_labels, unlabelled and downsample cannot be negative.")
         if (self.kind == "labels") != (self.num_labels > 0):

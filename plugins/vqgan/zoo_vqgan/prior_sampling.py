@@ -26,18 +26,14 @@ def sample_codes(
     choose: Choose,
     filtering: Filter,
     *,
-    start: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Draw `[B, num_codes]`, in the order of the training: `Permuter.inverse` leads back to the grid.
 
-    `condition [B, M]`. `start [B, S]`: the first codes, in the same order, such as the upper half of an image; they
-    count in `num_codes`. The plain formulation reads the whole sequence anew for each code.
+    `condition [B, M]`. The plain formulation reads the whole sequence anew for each code.
     Raises UserError where the sequence does not fit into the transformer's block.
     """
-    codes = begin(condition, num_codes, start)
-    done = codes.shape[1]
-    sequence = torch.cat((condition, codes), dim=1)
+    sequence = condition
     needed = condition.shape[1] + num_codes - 1  # nothing is read after the last code
     if needed > gpt.block_size:
         raise UserError(
@@ -46,25 +42,12 @@ def sample_codes(
         )
     cache = None if is_plain() else KeyValueCache(needed)
     with evaluating(gpt):
-        while done < num_codes:
+        for done in range(1, num_codes + 1):
             logits = gpt(sequence) if cache is None else gpt(sequence[:, cache.length :], outputs=1, cache=cache)
             sequence = torch.cat((sequence, filtering.draw(logits[:, -1], choose)[:, None]), dim=1)
-            done += 1
             if progress:
                 progress(done)
     return sequence[:, condition.shape[1] :]
-
-
-def begin(condition: Tensor, num_codes: int, start: Tensor | None) -> Tensor:
-    """The first codes `[B, S]`, none of them if there is no `start`. Raises UserError where it does not fit."""
-    if start is None:
-        return condition.new_empty(len(condition), 0)
-    if start.ndim != 2 or len(start) != len(condition) or start.shape[1] > num_codes:
-        raise UserError(
-            f"The first codes of {len(condition)} images of {num_codes} codes have the shape {list(start.shape)}; "
-            f"they need {len(condition)} rows of at most {num_codes}."
-        )
-    return start
 
 
 @contextmanager

@@ -65,11 +65,6 @@ class AutoEncoderLoss:
     terms: dict[str, Tensor] = field(default_factory=dict)
 
 
-def adversarial_factor(step: int, start: int, factor: float = 1.0) -> float:
-    """`factor` from step `start` on, 0 before."""
-    return factor if step >= start else 0.0
-
-
 def adaptive_weight(nll: Tensor, adversarial: Tensor, weights: Weights) -> Tensor:
     """lambda (Eq. 7) from the two terms' gradients with respect to the last layer's weight, times `adversarial`."""
     ratio = nll.float().norm() / (adversarial.float().norm() + weights.delta)
@@ -89,13 +84,12 @@ def autoencoder_loss(
     distance: Distance | None,
     weights: Weights,
     factor: float,
-    weigh_always: bool = False,
 ) -> AutoEncoderLoss:
     """mean |x - x'| + w mean LPIPS + lambda factor g + w quantizer loss, g the adversarial term.
 
     `judge` is called once, on the reconstruction, for its running statistics also where `factor` is 0; there lambda
-    (two partial backward passes) and g's gradient are left out, as they count for nothing. `weigh_always` computes and
-    records lambda all the same, as the official code does. Where the reconstruction has no graph, lambda is 0.
+    (two partial backward passes) and g's gradient are left out, as they count for nothing. Where the reconstruction has
+    no graph, lambda is 0.
 
     The official formulation runs the networks behind the reconstruction backward twice: to the last layer for lambda,
     then in the whole loss. Here each runs once, to the reconstruction x'. With c_nll and c_g those two gradients,
@@ -103,7 +97,7 @@ def autoencoder_loss(
     pass starts from c_nll + lambda factor c_g. Under the plain formulation all is done the official way.
     """
     graph = reconstruction.requires_grad and torch.is_grad_enabled()
-    active = graph and (factor != 0 or weigh_always or is_plain())
+    active = graph and (factor != 0 or is_plain())
     split = active and not is_plain()
     seen = reconstruction.detach().requires_grad_() if split else reconstruction
 
@@ -144,11 +138,6 @@ def _with_gradient(value: Tensor, of: Tensor, slope: Tensor) -> Tensor:
 def discriminator_loss(real: Tensor, fake: Tensor, *, loss: Loss, factor: float) -> Tensor:
     """`factor` times the loss on logits. With a factor of 0 there is no gradient, but logits still move statistics."""
     return factor * loss.discriminator(real, fake)
-
-
-def with_condition(image: Tensor, condition: Tensor | None) -> Tensor:
-    """What a conditional discriminator sees: the condition as further channels."""
-    return image if condition is None else torch.cat([image, condition], 1)
 
 
 def segmentation_loss(

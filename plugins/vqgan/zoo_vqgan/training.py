@@ -17,8 +17,13 @@ def averages(recipe: Recipe, networks: Mapping[str, nn.Module]) -> tuple[Average
     return tuple(Average(name, networks[name], spec) for name, spec in specs.items() if name in networks)
 
 
-def optimizer(recipe: Recipe, name: str) -> Optimizer:
-    """The settings of one network's optimizer. Raises UserError when the recipe has none."""
-    if name not in recipe.train.optimizers:
+def optimizer(recipe: Recipe, name: str, *, like: str = "") -> Optimizer:
+    """The settings of one network's optimizer, or else those of the network `like`.
+
+    Raises UserError when the recipe has neither.
+    """
+    specs = recipe.train.optimizers
+    found = specs.get(name) or specs.get(like)
+    if found is None:
         raise UserError(f"the recipe has no train.optimizers.{name}; give it an lr.")
-    return recipe.train.optimizers[name]
+    return found

@@ -19,7 +19,7 @@ from zoo_core.formulation import is_plain
 from zoo_vqgan.filtering import Choose, Filter
 from zoo_vqgan.gpt import GPT
 from zoo_vqgan.kv_cache import KeyValueCache, cache_bytes
-from zoo_vqgan.prior_sampling import Progress, begin, evaluating
+from zoo_vqgan.prior_sampling import Progress, evaluating
 
 
 def local_index(index: int, length: int, side: int) -> int:
@@ -96,20 +96,11 @@ class Windows:
         return cache
 
     @torch.no_grad()
-    def sample(
-        self,
-        choose: Choose,
-        filtering: Filter,
-        *,
-        start: Tensor | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """Draw codes `[B, H, W]` in raster order; `start [B, S]`: the first ones, in raster order."""
-        start = begin(self.condition, self.height * self.width, start)
+    def sample(self, choose: Choose, filtering: Filter, *, progress: Progress | None = None) -> Tensor:
+        """Draw codes `[B, H, W]` in raster order."""
         codes = self.condition.new_zeros(len(self.condition), self.height, self.width)
-        codes.flatten(1)[:, : start.shape[1]] = start
         with evaluating(self.gpt):
-            for cell in range(start.shape[1], self.height * self.width):
+            for cell in range(self.height * self.width):
                 row, column = divmod(cell, self.width)
                 codes[:, row, column] = filtering.draw(self.logits(codes, row, column), choose)
                 if progress:

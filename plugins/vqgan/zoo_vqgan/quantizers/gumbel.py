@@ -25,8 +25,8 @@ class GumbelQuantizer(Quantizer):
     `kl_weight` times the mean over positions of the divergence of the softmax of the plain logits from uniform.
     `schedule` makes the temperature of a training step from the number of images before it; None leaves `temperature`.
 
-    The official model draws noise in evaluation too, so its reconstructions are random: `noise_in_eval=True`. By
-    default evaluation takes the largest logit. With a remap only the used codes compete.
+    Evaluation takes the largest logit; the official model draws noise there too, so its reconstructions are random.
+    With a remap only the used codes compete.
     """
 
     def __init__(
@@ -39,13 +39,12 @@ class GumbelQuantizer(Quantizer):
         temperature: float = 1.0,
         schedule: Callable[[int], float] | None = None,
         hard: bool = True,
-        noise_in_eval: bool = False,
         remap: Remap | None = None,
     ) -> None:
         """`inputs`: channels of z, 0 for `dim`. The official GumbelVQ sets `kl_weight` to 1e-8."""
         super().__init__()
         self.num_codes, self.kl_weight, self.temperature, self.hard = num_codes, kl_weight, temperature, hard
-        self.noise_in_eval, self.remap, self.schedule = noise_in_eval, remap, schedule
+        self.remap, self.schedule = remap, schedule
         self.proj = nn.Conv2d(inputs or dim, num_codes, 1)
         self.embed = nn.Embedding(num_codes, dim)
 
@@ -63,7 +62,7 @@ class GumbelQuantizer(Quantizer):
     def forward(self, z: Tensor, rng: Rng | None = None) -> Quantized:
         """Quantize; noise is drawn from `rng` in training."""
         logits = self.logits(z)
-        if not self.training and not self.noise_in_eval:
+        if not self.training:
             codes = logits.argmax(1)
             return Quantized(self.entry(codes), codes, self._divergence(logits))
         rng = rng or Rng.fresh(len(z), z.device)
@@ -78,7 +77,7 @@ class GumbelQuantizer(Quantizer):
         """Quantize by logits and noise of the same shape."""
         soft = torch.softmax((logits + noise) / self.temperature, dim=1)
         codes = soft.argmax(1)
-        if self.hard or not self.training:
+        if self.hard:
             rounded = torch.zeros_like(soft).scatter_(1, codes[:, None], 1.0)
             soft = rounded - soft.detach() + soft
         codebook = self.codebook[self.remap.used] if self.remap else self.codebook

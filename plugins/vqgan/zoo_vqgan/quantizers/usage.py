@@ -21,17 +21,9 @@ def count(codes: Tensor, vocabulary: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Usage:
-    """How often each code occurred, `counts [n]`; add two for both."""
+    """How often each code occurred, `counts [n]`."""
 
     counts: Tensor
-
-    @classmethod
-    def of(cls, codes: Tensor, vocabulary: int) -> Usage:
-        """Count codes of any shape."""
-        return cls(count(codes, vocabulary))
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.counts + other.counts)
 
     @property
     def dead(self) -> Tensor:
