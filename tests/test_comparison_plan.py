@@ -214,6 +214,26 @@ def test_the_same_request_makes_the_same_plan_and_another_is_refused(drawn: Imag
     assert plan.fingerprint(kept) == plan.fingerprint(again)
 
 
+def test_a_budget_of_time_goes_on_with_the_speed_that_was_measured_first(drawn: ImageSet, tmp_path: Path) -> None:
+    hurried = Request(entries=dict([contenders.parse("sagan")]), budget=Budget("seconds", 60))
+
+    def at(seconds: float) -> plan.Prices:
+        return lambda recipe, kind: {"main": seconds}
+
+    def again(seconds: float) -> Plan:
+        return decide(hurried, drawn, stages, at(seconds), plan.known_prices(tmp_path / "it", hurried.budget))
+
+    first = again(0.01)
+    assert first.images["sagan"] == 60 / 0.01
+    plan.keep(first, tmp_path / "it")
+    assert again(0.02) == first == dataclasses.replace(plan.load(tmp_path / "it"), request=hurried)
+    plan.check_folder(again(0.02), tmp_path / "it")
+    other = dataclasses.replace(hurried, budget=Budget("seconds", 120))
+    assert plan.known_prices(tmp_path / "it", other.budget) == {}
+    assert plan.folder_name(hurried, drawn) != plan.folder_name(other, drawn)
+    assert plan.folder_name(hurried, drawn) == plan.folder_name(dataclasses.replace(hurried, seeds=9), drawn)
+
+
 def test_jobs_are_commands_paired_by_seed(drawn: ImageSet, tmp_path: Path) -> None:
     found = plan.jobs(decided(drawn, "sagan", "b=styleswin", seeds=2), tmp_path)
     assert [(job.contender, job.seed) for job in found] == [("sagan", 0), ("b", 0), ("sagan", 1), ("b", 1)]

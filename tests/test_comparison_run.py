@@ -10,12 +10,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import Zoo
 
+from zoo_core import runs
 from zoo_core.commands import compare
 from zoo_core.comparison import execute, results
 from zoo_core.comparison.plan import Job
@@ -176,3 +179,30 @@ def test_a_training_that_fails_stops_the_comparison_and_one_that_diverged_does_n
     assert any("diverged" in line for line in said)
     with pytest.raises(execute.Interrupted):
         execute.train([JOB], lambda job: execute.Progress(False, "", 0), "sh -c 'exit 130'", lambda text: None)
+
+
+def test_a_training_that_runs_already_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "POLL_SECONDS", 0.02)
+    job = dataclasses.replace(JOB, folder=tmp_path / "run")
+    held = ExitStack()
+    held.enter_context(runs.held(job.folder))
+    threading.Timer(0.2, held.close).start()
+    said: list[str] = []
+    states = iter([execute.Progress(False, "", 0)] + [execute.Progress(True, "", 96)] * 9)
+    execute.train([job], lambda job: next(states), "sh -c 'exit 3'", said.append)  # not started: it is over by then
+    assert sum("waiting for it" in line for line in said) == 1
+
+
+def test_a_stop_is_handed_on_to_the_training(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    child = f"trap 'touch {asked}; exit 130' TERM; touch {tmp_path}/ready; while :; do sleep 0.05; done"
+
+    def stop() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(execute.Interrupted):
+        execute.train([JOB], lambda job: execute.Progress(False, "", 0), f'sh -c "{child}" {{command}}', print)
+    assert asked.exists()

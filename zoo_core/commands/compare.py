@@ -67,8 +67,8 @@ def _compare(names: tuple[str, ...], options: dict[str, Any]) -> int:
     request = _request(names, options)
     images = _open(request)
     measure.check(measure.Asked(request.num, request.metrics, open_extractor(request.extractor), images))
-    decided = _decide(request, images)
-    folder = options["out"] or Path("runs") / _name(decided)
+    folder = options["out"] or Path("runs") / plan.folder_name(request, images)
+    decided = _decide(request, images, folder)
     jobs = plan.jobs(decided, folder)
     plan.check_folder(decided, folder)
     with runs.held(folder):
@@ -124,24 +124,23 @@ def _request(names: tuple[str, ...], options: dict[str, Any]) -> Request:
 
 def _open(request: Request) -> ImageSet:
     """The images, in the smallest size that a contender wants; `plan.decide` complains where they want several."""
-    from zoo_core.comparison import contenders
+    from zoo_core.comparison import contenders, plan
     from zoo_core.data import open_images
     from zoo_core.errors import UserError
 
     wanted, refusals = [], []
     for name, entry in request.entries.items():
         try:
-            wanted.append(contenders.resolve(entry, list(request.set.items())).data)
+            wanted.append(contenders.resolve(entry, plan.shared_settings(request)).data)
         except UserError as error:
             refusals.append(f"{name}: {error}")
     if not wanted:
         raise UserError("none of the contenders can be used:" + "".join(f"\n  - {said}" for said in refusals))
     data = min(wanted, key=lambda each: each.resolution)
-    source = request.data or data.source
-    return open_images(source or None, data.resolution, filter=data.filter, crop=data.crop)
+    return open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
 
 
-def _decide(request: Request, images: ImageSet) -> Plan:
+def _decide(request: Request, images: ImageSet, folder: Path) -> Plan:
     from zoo_core import parts, session
     from zoo_core.comparison import plan
     from zoo_core.comparison.cost import Bill
@@ -153,14 +152,7 @@ def _decide(request: Request, images: ImageSet) -> Plan:
     def prices(recipe: Recipe, kind: str) -> dict[str, float]:
         return Bill(recipe, session.build_stages, stages(recipe)).prices(kind)
 
-    return plan.decide(request, images, stages, prices)
-
-
-def _name(decided: Plan) -> str:
-    """A folder for each different comparison."""
-    from zoo_core.comparison.plan import fingerprint
-
-    return "-".join(["compare", *decided.recipes])[:80] + f"-{fingerprint(decided)[:8]}"
+    return plan.decide(request, images, stages, prices, plan.known_prices(folder, request.budget))
 
 
 def _about(decided: Plan, folder: Path) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from zoo_core.trainer import num_steps
 
 STOPPED = 130
 """Exit code of a training that was asked to stop and saved."""
+
+POLL_SECONDS = 1.0
 
 Say = Callable[[str], None]
 
@@ -94,13 +98,15 @@ def command_line(job: Job, launcher: str) -> list[str]:
 
 
 def train(jobs: Sequence[Job], state: Callable[[Job], Progress], launcher: str, say: Say) -> None:
-    """Run every job that is not over. Raises Interrupted, and UserError for a job that fails otherwise than by
-    diverging: the next call goes on with it."""
+    """Run every job that is not over; one that another process is running is waited for. Raises Interrupted, and
+    UserError for a job that fails otherwise than by diverging: the next call goes on with it."""
     left = [job for job in jobs if not state(job).over]
     if len(left) < len(jobs):
         say(f"{len(jobs) - len(left)} of {len(jobs)} trainings are done already.")
     for number, job in enumerate(left, 1):
         say(f"Training {number} of {len(left)}: {job.contender}, seed {job.seed}.")
+        if _waited(job, say) and state(job).over:
+            continue
         code = _run(command_line(job, launcher))
         if code in (STOPPED, -2, -15):
             raise Interrupted
@@ -113,14 +119,37 @@ def train(jobs: Sequence[Job], state: Callable[[Job], Progress], launcher: str, 
             )
 
 
+def _waited(job: Job, say: Say) -> bool:
+    """Wait until nobody trains in the job's folder: a queue may, or a child that outlived an earlier call. Whether
+    there was anyone."""
+    waited = False
+    while job.folder.exists():
+        try:
+            with runs.held(job.folder):
+                break
+        except runs.Busy:
+            if not waited:
+                say(f"Another process is training in {job.folder}; waiting for it.")
+            waited = True
+        try:
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+    return waited
+
+
 def _run(words: Sequence[str]) -> int:
-    """Start, wait, and leave Ctrl-C to the child, which saves."""
+    """Start and wait. The child saves when it is asked to stop: Ctrl-C reaches it by itself, SIGTERM is handed on."""
     try:
         child = subprocess.Popen(words)
     except OSError as error:
         raise UserError(f"cannot start {words[0]} ({error.strerror}); look at --launcher.") from None
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
+    try:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)

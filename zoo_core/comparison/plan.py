@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ CURVE_POINTS = 4
 
 Stages = Callable[[Recipe], Sequence[str]]
 """The names of the stages that a recipe trains in."""
-Prices = Callable[[Recipe, str], Mapping[str, float]]
-"""What one real image costs in each stage: (recipe, "flops" or "seconds") -> by stage."""
+Price = Mapping[str, float]
+"""What one real image costs in each stage, by stage."""
+Prices = Callable[[Recipe, str], Price]
+"""(recipe, "flops" or "seconds") -> its price."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request with everything decided. The same request on the same machine makes the same plan."""
+    """A request with everything decided. The same request makes the same plan, if it is given the prices that were
+    paid before: a clock never shows the same twice."""
 
     request: Request
     recipes: dict[str, Recipe]
@@ -72,6 +76,8 @@ class Plan:
     data: dict[str, Any]
     """As `ImageSet.describe` has it."""
     remarks: list[str]
+    prices: dict[str, Price] = field(default_factory=dict)
+    """By contender, in the budget's unit; of a budget of images none."""
 
     @property
     def train_seeds(self) -> range:
@@ -79,12 +85,14 @@ class Plan:
         return range(self.request.seeds)
 
 
-def decide(request: Request, images: ImageSet, stages: Stages, prices: Prices) -> Plan:
-    """Make every contender's recipe. Raises one UserError that lists all that is wrong."""
+def decide(
+    request: Request, images: ImageSet, stages: Stages, prices: Prices, known: Mapping[str, Price] | None = None
+) -> Plan:
+    """Make every contender's recipe. Contenders in `known` are not priced again. Raises one UserError that lists all
+    that is wrong."""
     problems: list[str] = []
     found: dict[str, Recipe] = {}
-    shared = [("data.source", request.data)] if request.data else []
-    shared += list(request.set.items())
+    shared = shared_settings(request)
 
     def trying(name: str, act: Callable[[], Any]) -> Any:
         try:
@@ -101,16 +109,21 @@ def decide(request: Request, images: ImageSet, stages: Stages, prices: Prices) -
     if request.track == "swap" and len(found) > 1:
         problems += tracks.odd_ones({name: parts.complete(recipe) for name, recipe in found.items()})
     levelled, remarks = tracks.level(found, request.track, request.batch)
-    decided, amounts = {}, {}
-    target = trying("--match", lambda: _target(request.match, levelled))
+    decided, amounts, paid = {}, {}, {}
+    target = trying("--match", lambda: _target(request.match, levelled)) or 0
+
+    def one(recipe: Recipe, price: Price | None) -> tuple[Recipe, int, Price]:
+        return _one(request, recipe, target, images, stages, prices if price is None else lambda *asked: price)
+
     for name, recipe in levelled.items():
-        outcome = trying(name, lambda recipe=recipe: _one(request, recipe, target or 0, images, stages, prices))
+        price = (known or {}).get(name)
+        outcome = trying(name, lambda recipe=recipe, price=price: one(recipe, price))
         if outcome is not None:
-            decided[name], amounts[name] = outcome
+            decided[name], amounts[name], paid[name] = outcome
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise UserError(f"nothing was trained, for this comparison cannot be made:{lines}")
-    return Plan(request, decided, amounts, images.describe(), remarks)
+    return Plan(request, decided, amounts, images.describe(), remarks, paid)
 
 
 def _target(match: str, found: Mapping[str, Recipe]) -> int:
@@ -127,7 +140,7 @@ def _target(match: str, found: Mapping[str, Recipe]) -> int:
 
 def _one(
     request: Request, recipe: Recipe, target: int, images: ImageSet, stages: Stages, prices: Prices
-) -> tuple[Recipe, int]:
+) -> tuple[Recipe, int, Price]:
     if recipe.data.labels:
         recipe = recipe.replace(data=dataclasses.replace(recipe.data, classes=tuple(images.classes)))
     recipe = recipe.replace(train=dataclasses.replace(recipe.train, seed=0, keep=1))
@@ -139,7 +152,7 @@ def _one(
     total = budgets.images(request.budget, budgets.shares(recipe, names), price)
     recipe = budgets.spend(recipe, names, total)
     spent = {name: recipes.for_stage(recipe, name).train.images for name in names}
-    return parts.complete(_watched(recipe, request, spent[names[-1]])), sum(spent.values())
+    return parts.complete(_watched(recipe, request, spent[names[-1]])), sum(spent.values()), price
 
 
 def _watched(recipe: Recipe, request: Request, images: int) -> Recipe:
@@ -173,15 +186,40 @@ def _unlike(found: Mapping[str, Recipe], images: ImageSet, track: Track) -> list
 
 def fingerprint(plan: Plan) -> str:
     """What must be equal for a folder to go on with the plan: everything but the number of seeds."""
-    return hashlib.sha256(json.dumps(_content(plan), sort_keys=True).encode()).hexdigest()
+    return _hash(_content(plan))
+
+
+def folder_name(request: Request, images: ImageSet) -> str:
+    """A folder's name for each different request, whatever a clock says of its prices."""
+    found = {}
+    for contender, entry in request.entries.items():
+        with suppress(UserError):  # `decide` says it
+            found[contender] = recipes.to_dict(contenders.resolve(entry, shared_settings(request)))
+    asked = {"request": _asked(request), "recipes": found, "data": images.describe()}
+    return "-".join(["compare", *request.entries])[:80] + f"-{_hash(asked)[:8]}"
+
+
+def shared_settings(request: Request) -> list[tuple[str, Any]]:
+    """What is set in all recipes alike."""
+    source = [("data.source", request.data)] if request.data else []
+    return [*source, *request.set.items()]
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _content(plan: Plan) -> dict[str, Any]:
-    request = dataclasses.asdict(plan.request)
-    for free in ("seeds", "entries"):  # the recipes say it all
-        request.pop(free)
     written = {name: recipes.to_dict(recipe) for name, recipe in plan.recipes.items()}
-    return {"request": request, "recipes": written, "images": plan.images, "data": plan.data}
+    return {"request": _asked(plan.request), "recipes": written, "images": plan.images, "data": plan.data}
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    """The request without its entries, as recipes say it all, and without seeds, to which more may be added."""
+    asked = dataclasses.asdict(request)
+    for free in ("seeds", "entries"):
+        asked.pop(free)
+    return asked
 
 
 def check_folder(plan: Plan, folder: Path) -> None:
@@ -203,7 +241,7 @@ def keep(plan: Plan, folder: Path) -> None:
     (folder / RECIPES).mkdir(parents=True, exist_ok=True)
     for name, recipe in plan.recipes.items():
         write_text(folder / RECIPES / f"{name}.yaml", recipes.to_yaml(recipe))
-    content = {"fingerprint": fingerprint(plan), "remarks": plan.remarks, **_content(plan)}
+    content = {"fingerprint": fingerprint(plan), "remarks": plan.remarks, "prices": plan.prices, **_content(plan)}
     content["request"]["seeds"] = plan.request.seeds
     write_text(folder / FILE, json.dumps(content, indent=1))
 
@@ -214,6 +252,18 @@ def _kept(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); name another folder with --out.") from None
     return content if isinstance(content, dict) else {}
+
+
+def known_prices(folder: Path, budget: Budget) -> dict[str, Price]:
+    """What a folder's plan paid for the same budget; nothing where there is none."""
+    if not (folder / FILE).exists():
+        return {}
+    content = _kept(folder / FILE)
+    try:
+        same = content["request"]["budget"] == dataclasses.asdict(budget)
+        return coerce(content["prices"], dict[str, dict[str, float]], "prices") if same else {}
+    except (KeyError, TypeError, UserError):
+        return {}
 
 
 def load(folder: Path) -> Plan:
@@ -227,7 +277,8 @@ def load(folder: Path) -> Plan:
             name: recipes.check(parse_yaml(read_text(folder / RECIPES / f"{name}.yaml"), name), name)
             for name in content["recipes"]
         }
-        return Plan(request, found, dict(content["images"]), dict(content["data"]), list(content["remarks"]))
+        paid = known_prices(folder, request.budget)
+        return Plan(request, found, dict(content["images"]), dict(content["data"]), list(content["remarks"]), paid)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / FILE} is damaged ({error}); name another folder with --out.") from None
 
