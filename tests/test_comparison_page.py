@@ -13,9 +13,10 @@ from typing import Any
 
 import comparisons
 import pytest
+from PIL import Image
 
 from zoo_core.comparison import assemble, page, plots, results, sheets, telling
-from zoo_core.comparison.results import Comparison
+from zoo_core.comparison.results import Comparison, Neighbours
 from zoo_core.errors import UserError
 
 HOSTILE = '<script>alert("x")</script>$\\frac{$ {{7*7}}&amp;\'" onload="x'
@@ -107,7 +108,9 @@ def test_the_page_loads_nothing_and_runs_nothing(seen: Page) -> None:
             value = attributes.get(name) or ""
             assert value in ("", "report.json") or value.startswith(("data:image/png;base64,", "#")), (tag, value)
     (policy,) = [each["content"] for each in seen.all("meta") if each.get("http-equiv")]
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy.split("; ") == [
+        *("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", "base-uri 'none'", "form-action 'none'")
+    ]
 
 
 def test_ids_are_unique_and_what_is_pointed_to_exists(folder: Path, seen: Page) -> None:
@@ -135,11 +138,11 @@ def test_plots_take_their_colours_from_the_page(made: Comparison) -> None:
 # --- what it says ---
 
 
-def test_the_order_is_answer_facts_verdicts_and_then_the_rest(seen: Page) -> None:
+def test_the_order_is_answer_overview_flags_verdicts_and_then_the_rest(seen: Page) -> None:
     sections = [attributes["id"] for tag, attributes in seen.tags if tag in ("section", "aside")]
     assert sections == [
-        *("answer", "verdicts", "contenders", "cost", "curves", "pareto", "samples", "structure", "agreement"),
-        *("flags", "published", "manifest"),
+        *("answer", "overview", "flags", "verdicts", "contenders", "cost", "curves", "pareto", "samples", "structure"),
+        *("agreement", "published", "manifest"),
     ]
 
 
@@ -179,12 +182,82 @@ def test_a_winner_is_named_with_its_gap_and_interval() -> None:
     assert " to ".join(telling.number(bound, 1) for bound in bounds) in distance.details
 
 
+def test_the_overview_has_a_row_for_each_contender_and_for_what_real_images_score(
+    made: Comparison, folder: Path
+) -> None:
+    text = (folder / page.FILE).read_text()
+    overview = re.search(r'<table class="overview">.*?</table>', text, re.DOTALL)[0]
+    head, *rows = (words(re.sub("<[^>]*>", " ", row)) for row in re.findall("<tr>.*?</tr>", overview, re.DOTALL))
+    main = telling.main_figures(made)
+    assert head.count("is better") == len(main) == 3
+    for contender, row in zip(made.contenders, rows, strict=False):
+        assert row.startswith(contender.name)
+        assert all(" ".join(page.cell(figure, contender.name)) in row for figure in main)
+        cost = contender.cost
+        assert row.endswith(f"{telling.amount(cost.images_per_second)} {telling.size(cost.peak_memory)}")
+        assert ("1 of 3 diverged" in row) == (contender.name == "sagan")
+    floors = " ".join(telling.number(figure.floor, telling.decimals(figure)) for figure in main)
+    assert rows[len(made.contenders)] == f"real images (floor) {floors}"
+    assert len(rows) == len(made.contenders) + 1 + len(made.figures[0].sanity)
+
+
+def test_each_pair_is_seen_from_both_sides(made: Comparison) -> None:
+    figure = made.figures[0]
+    known = page.square(figure)
+    assert len(known) == 2 * len(figure.verdicts)
+    here, there = known["styleswin", "stylenat"], known["stylenat", "styleswin"]
+    assert here.winner == there.winner == "styleswin" and here.p == there.p
+    assert here.difference.startswith("−") and there.difference == here.difference.removeprefix("−")
+    low, high = there.interval.strip("[]").split(", ")
+    assert here.interval == f"[−{high}, −{low}]"
+    turned = telling.turned(telling.turned(figure.verdicts[0]))
+    assert turned == figure.verdicts[0]
+
+
+@pytest.mark.parametrize(("number", "squares"), [(3, 0), (4, 7)])
+def test_more_than_three_contenders_are_set_against_each_other_in_a_square(
+    tmp_path: Path, number: int, squares: int
+) -> None:
+    found = comparisons.comparison(comparisons.NAMES[:number], diverged=False)
+    shown = rendered(found, tmp_path)
+    assert [each.get("class") for each in shown.all("table")].count("square") == squares
+    told = [each for each in (each.get("class") for each in shown.all("td")) if each in ("n won", "n lost")]
+    decided = sum(bool(telling.winner(verdict)) for figure in found.figures for verdict in figure.verdicts)
+    assert len(told) == (2 * decided if squares else 0) and decided
+
+
+def test_who_has_no_figure_is_said_and_stands_in_nobodys_way() -> None:
+    found = comparisons.comparison(("low", "middle", "high"), seeds=5, diverged=False)
+    best, *others = found.contenders
+    gone = dataclasses.replace(best, runs=[dataclasses.replace(run, values={}, state="diverged") for run in best.runs])
+    figures = assemble.compared([gone, *others], {}, {}, 3)
+    distance = telling.headlines(dataclasses.replace(found, figures=figures))[0]
+    assert distance.answer == "middle wins"
+    assert distance.details.endswith("No training of low gave this figure.")
+
+
+def test_names_in_the_pareto_plot_do_not_lie_on_each_other(made: Comparison) -> None:
+    alike = [
+        dataclasses.replace(each, cost=dataclasses.replace(each.cost, images_per_second=100.0 + index))
+        for index, each in enumerate(made.contenders)
+    ]
+    figure = made.figures[0]
+    level = dict.fromkeys(figure.summaries, dataclasses.replace(figure.summaries["styleswin"], low=None, high=None))
+    crowd = plots.pareto(dataclasses.replace(figure, summaries=level), alike, "FD")
+    apart = plots.pareto(figure, made.contenders, "FD")
+    named = [sum(f">{plots._short(each.name, 24)}<" in svg for each in alike) for svg in (crowd, apart)]
+    assert named[0] < named[1] == len(alike), "names that find no room are left to the legend"
+
+
 def test_nobody_wins_who_does_not_beat_all(made: Comparison) -> None:
     distance = next(each for each in telling.headlines(made) if each.title == "FD")
     assert distance.answer == "inconclusive at the top"
     assert "styleswin and styleswin+hydra lose to nobody" in distance.details
+    level = page.square(made.figures[0])["styleswin", "styleswin+hydra"]
+    assert level.reason and distance.details.endswith(f"; {level.reason}."), "why, where an interval may exclude 0"
     even = comparisons.comparison(("one", "two"), seeds=1)
     assert {each.answer for each in telling.headlines(even)} == {"inconclusive"}
+    assert telling.headlines(even)[0].details.startswith("The two cannot be told apart: one minus two is ")
     assert "fewer than two trainings" in telling.headlines(even)[0].details
 
 
@@ -222,12 +295,19 @@ def test_two_figures_of_one_label_are_told_apart(made: Comparison) -> None:
         (telling.duration(12_000), "3 h 20 min"),
         (telling.probability(0.0), "< 0.001"),
         (telling.number(-1.25, 1), "−1.2"),
+        (telling.number(-0.04, 1), "0.0"),
         (telling.number(None, 1), "–"),
         (telling.listed(["a", "b", "c"], 2), "a, b and 1 more"),
     ],
 )
 def test_numbers_are_rounded_for_reading(said: str, expected: str) -> None:
     assert said == expected
+
+
+def test_rates_have_three_places_however_small_one_is(made: Comparison) -> None:
+    places = {telling.kind(figure.name): telling.decimals(figure) for figure in made.figures}
+    assert min(row.mean for row in made.figures[-1].summaries.values()) < 0.04
+    assert places["pair_excess"] == places["precision"] == 3 and places["kd"] == 4 and places["fd"] == 1
 
 
 # --- pictures ---
@@ -257,6 +337,33 @@ def test_a_damaged_picture_is_said(made: Comparison, tmp_path: Path) -> None:
         picture.write_bytes(picture.read_bytes()[:90])
     shown = sheets.sheets(made.contenders, tmp_path)
     assert not shown[0].uri and "is damaged" in shown[0].caption and shown[1].uri
+
+
+def test_samples_are_shown_with_their_nearest_training_images(made: Comparison, seen: Page, tmp_path: Path) -> None:
+    assert "Nearest training images" not in seen.text, "nobody looked for them"
+    one = Neighbours(
+        *(0, 1000, "random-conv-v1:32px", 256, 4_000),
+        images=[[5, 7]] * 8,
+        distances=[[1.5, 2.0]] * 8,
+        of_samples=2.5,
+        of_real=2.0,
+        picture="measured/neighbours/one.png",
+    )
+    (tmp_path / "measured" / "neighbours").mkdir(parents=True)
+    Image.new("RGB", (80, 30)).save(tmp_path / one.picture)
+    other = dataclasses.replace(one, of_real=0.0, picture="measured/neighbours/gone.png")
+    contenders = [
+        dataclasses.replace(contender, neighbours=found)
+        for contender, found in zip(made.contenders, (None, one, other, None, None), strict=True)
+    ]
+    page_ = rendered(dataclasses.replace(made, contenders=contenders), tmp_path)
+    text = words(page_.text).partition("Nearest training images")[2]
+    for part in ("first 8 of the samples", "seed 1000", one.space, "4,000 of the training images", "over 256 samples"):
+        assert part in text
+    assert [each["alt"].partition(",")[0] for each in page_.all("img")] == [f"Samples of {contenders[1].name}"]
+    for part in ("ratio 1.25, training seed 0", "ratio –, training seed 0; the picture is missing or damaged"):
+        assert part in text
+    assert text.count("no training ended") == 3
 
 
 # --- whatever is in it ---
@@ -350,6 +457,13 @@ CHECK = """
     overflow: document.documentElement.scrollWidth - innerWidth,
     wide: wide.map((node) => node.outerHTML.slice(0, 80)),
     images: [...document.images].map((image) => image.complete && image.naturalWidth),
+    touching: [...document.querySelectorAll("svg.plot")].flatMap((plot) => {
+      const texts = [...plot.querySelectorAll("text")].map((text) => [text, text.getBoundingClientRect()]);
+      return texts.flatMap(([one, a], order) => texts.slice(order + 1).filter(([, b]) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3
+      ).map(([other]) => `${one.textContent} / ${other.textContent}`));
+    }),
     clipped: [...document.querySelectorAll("svg.plot text")].filter((text) => {
       const inner = text.getBoundingClientRect(), outer = text.closest("svg").getBoundingClientRect();
       return inner.left < outer.left - 3 || inner.right > outer.right + 3;
@@ -431,6 +545,7 @@ def test_a_browser_shows_it_whole(
     assert all(found["images"]) and len(found["images"]) == (4 if what == "folder" else 0)
     assert not found["faint"], "text that is hard to read"
     assert not found["clipped"], "text of a plot runs out of it"
+    assert not found["touching"], "texts of a plot lie on each other"
 
 
 @pytest.mark.parametrize("what", ["folder", "crowded"])

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zoo_core.comparison.measure import Values, lower_is_better, of_structure
-from zoo_core.comparison.results import Compared, Contender, CurvePoint, Published, Trained
-from zoo_core.comparison.statistics import agreement, summarise, verdicts
+from zoo_core.comparison.results import Budget, Compared, Contender, CurvePoint, Published, Trained
+from zoo_core.comparison.statistics import CONFIDENCE, agreement, summarise, verdicts
+from zoo_core.comparison.telling import listed
+from zoo_core.errors import UserError
 from zoo_core.evaluation import read as read_evaluation
+from zoo_core.extractors import INCEPTION
+from zoo_core.random_conv import RANDOM_CONV
 from zoo_core.spec import Plugin
 
-ENOUGH = 3
-"""Training seeds that the protocol asks for at least."""
-ENOUGH_TO_WIN = 5
-"""Training seeds from which the protocol calls a win more than a hint."""
 LABELS = {
     "fid": "FID",
     "fd": "FD",
@@ -43,27 +43,41 @@ def compared(
     num_samplings: int,
     notes: Mapping[str, str] | None = None,
 ) -> list[Compared]:
-    """Every figure over all contenders, in the order in which the first that ended has them."""
-    names = next((list(run.values) for contender in contenders for run in contender.runs if run.values), [])
+    """Every figure over all contenders that somebody has a number of, in the order in which runs have them.
+
+    `notes` are by a figure's kind, as `measure.floors` gives them.
+    """
+    seeds = [[run.seed for run in contender.runs] for contender in contenders]
+    assert all(each == seeds[0] for each in seeds), "pairs are trainings in the same place"
     return [
         one(
             name,
             {contender.name: table(contender.runs, name, num_samplings) for contender in contenders},
             floors.get(name),
             {spoilt: row.get(name) for spoilt, row in sanity.items()},
-            (notes or {}).get(name, ""),
+            (notes or {}).get(name.partition("@")[0], ""),
         )
-        for name in names
+        for name, is_read in _read(contenders).items()
+        if is_read
     ]
+
+
+def _read(contenders: Sequence[Contender]) -> dict[str, bool]:
+    """By figure: whether any training has a number of it."""
+    found: dict[str, bool] = {}
+    for contender in contenders:
+        for run in contender.runs:
+            for name, values in run.values.items():
+                found[name] = found.get(name, False) or any(value is not None for value in values)
+    return found
 
 
 def one(name: str, values: Mapping[str, np.ndarray], floor: float | None, sanity: Values, note: str = "") -> Compared:
     """One figure from every contender's values `[S, G]`."""
     better = lower_is_better(name)
-    short = name.partition("@")[0]
     return Compared(
         name=name,
-        label=LABELS.get(short, short),
+        label=_label(name),
         lower_is_better=better,
         floor=floor,
         sanity=sanity,
@@ -74,8 +88,14 @@ def one(name: str, values: Mapping[str, np.ndarray], floor: float | None, sanity
 
 
 def table(runs: Sequence[Trained], figure: str, num_samplings: int) -> np.ndarray:
-    """One contender's values `[S, G]`; nan where it diverged or a number could not be had."""
+    """One contender's values `[S, G]`; nan where it diverged or a number could not be had.
+
+    Raises UserError for a training with another number of samplings, as a report that was edited may have.
+    """
     rows = [[math.nan if value is None else value for value in run.values.get(figure, [])] for run in runs]
+    for run, row in zip(runs, rows, strict=True):
+        if row and len(row) != num_samplings:
+            raise UserError(f"{run.folder} has {len(row)} values of {figure}, not {num_samplings} as the others have.")
     return np.array([row or [math.nan] * num_samplings for row in rows], dtype=np.float64)
 
 
@@ -107,7 +127,14 @@ def curve(run: Path, spent: Spent, stage: str, batch: int, num: int) -> list[Cur
 class Spent:
     """What a training took until some image, from its journal."""
 
-    def __init__(self, lines: Iterable[Mapping[str, Any]], flops: Mapping[str, float], stages: Sequence[str]) -> None:
+    def __init__(
+        self,
+        lines: Iterable[Mapping[str, Any]],
+        flops: Mapping[str, float],
+        stages: Sequence[str],
+        measured: Collection[int] = (),
+    ) -> None:
+        """`measured`: steps of the last stage after which figures were measured, on the same clock."""
         self._flops, self._stages = flops, list(stages)
         self._points: dict[str, list[tuple[int, float]]] = {stage: [(0, 0.0)] for stage in stages}
         """By stage: (images, seconds) at each line."""
@@ -115,16 +142,20 @@ class Spent:
             stage = line.get("stage", stages[0])
             if stage in self._points and isinstance(line.get("images"), int) and "event" not in line:
                 before, seconds = self._points[stage][-1]
-                rate = line.get("images_per_second")
-                if rate:
-                    seconds += (line["images"] - before) / rate
-                elif line.get("seconds"):  # the first line, or the first after a stop: as long as its last step says
-                    seconds += line["seconds"] * (line["images"] - before) * line["step"] / line["images"]
-                self._points[stage].append((line["images"], seconds))
+                images, step, rate = line["images"], line.get("step", 0), line.get("images_per_second")
+                first = step * before // images if images else 0  # the step of the line before
+                paused = stage == stages[-1] and any(first <= place < step for place in measured)
+                if rate and not paused:
+                    seconds += (images - before) / rate
+                elif seconds:  # measured on the way, or stopped: at the pace so far
+                    seconds += seconds * (images - before) / before
+                elif line.get("seconds"):  # the first line: as long as its last step says
+                    seconds += line["seconds"] * (images - before) * step / images
+                self._points[stage].append((images, seconds))
 
     @classmethod
     def read(cls, run: Path, flops: Mapping[str, float], stages: Sequence[str]) -> Spent:
-        """From a run's metrics.jsonl; lines that cannot be read are left out."""
+        """From a run's metrics.jsonl; lines that cannot be read are left out, and so is what measuring took."""
         lines = []
         try:
             text = (run / "metrics.jsonl").read_text(errors="replace")
@@ -136,7 +167,7 @@ class Spent:
             except ValueError:
                 continue
             lines += [read] if isinstance(read, dict) else []
-        return cls(lines, flops, stages)
+        return cls(lines, flops, stages, {entry["step"] for entry in read_evaluation(run).get("during", [])})
 
     def at(self, stage: str, images: int) -> tuple[int, float, float]:
         """Images, operations and seconds over all stages, when `stage` had seen so many images."""
@@ -162,27 +193,101 @@ def published(plugin: Plugin) -> list[Published]:
     return [Published(plugin=plugin.name, **dataclasses.asdict(row)) for row in plugin.published]
 
 
+# --- what a reader must know ---
+
+
+ENOUGH = 3
+"""Training seeds that the protocol asks for at least."""
+ENOUGH_TO_WIN = 5
+"""Training seeds from which the protocol calls a win more than a hint."""
+OFF_TIME = 0.1
+"""Part of a budget of time that trainings may be off without a word."""
+OFF_COUNT = 0.01
+"""Part of a budget of images or FLOPs that may be left over, as only whole batches count."""
+MOST = 20
+"""Names in a row."""
+LEARNT_FROM = {INCEPTION: "ImageNet"}
+"""By extractor: what it was trained on. random-conv was not trained."""
+
+
 def flags(
-    contenders: Sequence[Contender], figures: Sequence[Compared], remarks: Sequence[str], seeds: int
+    contenders: Sequence[Contender],
+    figures: Sequence[Compared],
+    remarks: Sequence[str],
+    seeds: int,
+    budget: Budget | None = None,
 ) -> list[str]:
-    """What a reader must know before trusting a row."""
-    found = list(remarks)
-    if seeds < ENOUGH:
-        found.append(
-            f"With fewer than {ENOUGH} training seeds ({seeds} here) nobody knows how much retraining moves a figure."
-        )
-    elif seeds < ENOUGH_TO_WIN:
-        found.append(
-            f"With {seeds} training seeds a win is a hint; the protocol asks for {ENOUGH_TO_WIN} to claim one."
-        )
+    """What a reader must know before trusting a row; `seeds` are the trainings of each, `budget` is None where runs
+    followed none together."""
+    found = [*remarks, *_few_seeds(seeds), *_many_figures(figures)]
     for contender in contenders:
         for run in contender.runs:
             if run.state != "done":
                 found.append(f"{contender.name}, seed {run.seed}, {run.state}: {run.note}.")
-        for network in contender.pretrained:
-            found.append(
-                f"{contender.name} was trained through {network}, which has seen other data; a metric that looks "
-                "through a network like it favours it."
-            )
-    notes = {figure.note for figure in figures if figure.note}
-    return found + sorted(notes)
+        found += _off_budget(contender, budget) if budget else []
+        found += [_pretrained(contender.name, network, figures) for network in contender.pretrained]
+    unread = [_label(name) for name, is_read in _read(contenders).items() if not is_read]
+    found += [f"No training has a number of {listed(unread, MOST)}: such images do not show it."] if unread else []
+    notes: dict[str, list[str]] = {}
+    for figure in figures:
+        notes.setdefault(figure.note, []).append(figure.label)
+    return found + [f"{listed(labels, MOST)}: {note}." for note, labels in notes.items() if note]
+
+
+def _few_seeds(seeds: int) -> list[str]:
+    if seeds < ENOUGH:
+        return [f"With fewer than {ENOUGH} training seeds ({seeds}) nobody knows how much retraining moves a figure."]
+    if seeds < ENOUGH_TO_WIN:
+        return [f"With {seeds} training seeds a win is a hint; the protocol asks for {ENOUGH_TO_WIN} to claim one."]
+    return []
+
+
+def _many_figures(figures: Sequence[Compared]) -> list[str]:
+    """Holm's family is one figure's pairs; whoever looks through all figures for a win must know."""
+    if len(figures) < 2 or all(row.outcome == "inconclusive" for figure in figures for row in figure.verdicts):
+        return []
+    chance = min(100.0, 100 * (1 - CONFIDENCE) * len(figures))  # Bonferroni's bound, as figures go together
+    return [
+        f"p is corrected over the pairs of one figure, not over the {len(figures)} figures: where all contenders are "
+        f"alike, one figure or another names a winner in up to {chance:.0f} % of comparisons. Trust most the one that "
+        "you chose beforehand."
+    ]
+
+
+def _off_budget(contender: Contender, budget: Budget) -> list[str]:
+    """Where the trainings took another amount than was asked for."""
+    if budget.kind != "seconds":
+        spent = contender.images * (contender.cost.training_flops if budget.kind == "flops" else 1)
+        left = 1 - spent / budget.amount
+        said = f"{contender.name} leaves {100 * left:.0f} % of {budget} unspent: only whole batches are trained."
+        return [said] if spent and left > OFF_COUNT else []
+    off = []
+    for run in contender.runs:
+        more = run.seconds / budget.amount - 1
+        if run.state == "done" and run.seconds and abs(more) > OFF_TIME:  # 0: the journal is lost
+            off.append(f"{100 * abs(more):.0f} % {'longer' if more > 0 else 'shorter'} (seed {run.seed})")
+    return [f"{contender.name} trained {listed(off, MOST)} than {budget}."] if off else []
+
+
+def _pretrained(name: str, network: str, figures: Sequence[Compared]) -> str:
+    """What a network of the loss has to do with those of the metrics."""
+    labels: dict[str, list[str]] = {}
+    for figure in figures:
+        labels.setdefault(figure.name.partition("@")[2].partition(":")[0], []).append(figure.label)
+    said = [f"{name} was trained through {network}, which has learnt from other images"]
+    for extractor, through in labels.items():
+        what, data = f"{extractor}, which sees for {listed(through, MOST)},", LEARNT_FROM.get(extractor)
+        if extractor in network:
+            said.append(f"{what} is that very network, and no fair judge of it")
+        elif data and data in network:
+            said.append(f"{what} is another network of {data}, and may favour it")
+        elif data:
+            said.append(f"{what} was trained on {data}, and nobody here knows what the two share")
+        elif extractor == RANDOM_CONV:
+            said.append(f"{what} was never trained, so the two share nothing")
+    return "; ".join(said) + "."
+
+
+def _label(figure: str) -> str:
+    short = figure.partition("@")[0]
+    return LABELS.get(short, short)

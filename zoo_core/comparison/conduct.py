@@ -11,11 +11,11 @@ from typing import Any
 
 from zoo_core import bench, catalog, parts, runs
 from zoo_core import recipe as recipes
-from zoo_core.comparison import assemble, budget, execute, measure
+from zoo_core.comparison import assemble, budget, execute, measure, neighbours
 from zoo_core.comparison.cost import Bill
 from zoo_core.comparison.measure import MEASURED, Asked, Values
 from zoo_core.comparison.plan import Job, Plan, jobs
-from zoo_core.comparison.results import Comparison, Contender, Cost, Trained
+from zoo_core.comparison.results import Comparison, Contender, Cost, Neighbours, Trained
 from zoo_core.data import ImageSet
 from zoo_core.extractors import open_extractor
 from zoo_core.recipe import Recipe, for_stage
@@ -70,7 +70,7 @@ class Course:
             contenders=contenders,
             figures=figures,
             agreement=assemble.agreements(figures),
-            flags=assemble.flags(contenders, figures, self.plan.remarks, request.seeds),
+            flags=assemble.flags(contenders, figures, self.plan.remarks, request.seeds, request.budget),
             manifest=self._manifest(),
             command=command,
             published=[
@@ -89,6 +89,7 @@ class Course:
         names = self.stages(recipe)
         flops, cost = self._cost(name, recipe, names)
         mine = [job for job in jobs(self.plan, self.folder) if job.contender == name]
+        trained = [self._trained(job, recipe, names, flops, asked) for job in mine]
         return Contender(
             name=name,
             plugin=recipe.plugin,
@@ -96,8 +97,9 @@ class Course:
             command=mine[0].line(),
             images=self.plan.images[name],
             cost=cost,
-            runs=[self._trained(job, recipe, names, flops, asked) for job in mine],
+            runs=trained,
             pretrained=self._pretrained(recipe),
+            neighbours=self._neighbours(name, trained, asked),
         )
 
     def _pretrained(self, recipe: Recipe) -> list[str]:
@@ -132,6 +134,10 @@ class Course:
             values=by_figure,
             curve=assemble.curve(job.folder, spent, stages[-1], for_stage(recipe, stages[-1]).train.batch, asked.num),
         )
+
+    def _neighbours(self, name: str, trained: Sequence[Trained], asked: Asked) -> Neighbours | None:
+        ended = next((run for run in trained if run.state == "done"), None)
+        return neighbours.find(name, ended, self._samplings[0], self.folder, asked, self.say) if ended else None
 
     def _cost(self, name: str, recipe: Recipe, stages: Sequence[str]) -> tuple[dict[str, float], Cost]:
         """Measured once and kept, so that the report's numbers stay when it is made again."""

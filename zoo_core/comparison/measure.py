@@ -25,6 +25,7 @@ from zoo_core.data import ImageSet
 from zoo_core.errors import UserError
 from zoo_core.evaluation import REFERENCE, Report, measure, real_features
 from zoo_core.extractors import Extractor, image_batches
+from zoo_core.metrics import Figure
 from zoo_core.runs import Run, write_text
 
 MEASURED = "measured"
@@ -117,7 +118,7 @@ def _kept(file: Path, identity: Mapping[str, Any]) -> dict[str, Values]:
     except (OSError, ValueError):
         return {}
     same = isinstance(content, dict) and all(content.get(key) == value for key, value in identity.items())
-    return content["seeds"] if same else {}
+    return content.get("seeds", {}) if same else {}
 
 
 # --- images that anyone can judge ---
@@ -125,17 +126,25 @@ def _kept(file: Path, identity: Mapping[str, Any]) -> dict[str, Values]:
 
 def floors(asked: Asked) -> tuple[Values, dict[str, str]]:
     """Real images against other real ones, by the figures' names; for structure its value on real images. And what a
-    reader must know before trusting a figure at this N."""
+    reader must know before trusting a figure at this N, by its kind: `fd`."""
     real = real_features(asked.images, asked.extractor, min(len(asked.images), 2 * asked.num))
+    values: Values = _structure_of(asked, _reference(asked)) if asked.images.is_drawn else {}
+    if len(real) < 2 * asked.num:  # halves would be smaller, and figures of two N do not stand beside each other
+        itself = real.take(asked.num)  # as large as what contenders are held against, so that the notes are theirs
+        found = metrics.figures(itself, itself, reference=REFERENCE, metrics=_with_floor(asked))
+        return values, {_kind(figure): "; ".join(filter(None, (_note(figure), _few(asked)))) for figure in found}
     found = metrics.floor(real, asked.num, reference=REFERENCE, metrics=asked.metrics)
-    values: Values = {figure.name.removeprefix("floor:"): _finite(figure.value) for figure in found}
-    notes = {figure.name.removeprefix("floor:"): figure.note for figure in found if figure.note}
-    return values | (_structure_of(asked, _real(asked)) if asked.images.is_drawn else {}), notes
+    values |= {figure.name.removeprefix("floor:"): _finite(figure.value) for figure in found}
+    return values, {_kind(figure): _note(figure) for figure in found if _note(figure)}
 
 
 def sanity(asked: Asked) -> dict[str, Values]:
-    """What the figures say of real images that were spoilt, by what was done to them."""
-    real = _real(asked)
+    """What the figures say of real images that were spoilt, by what was done to them.
+
+    They are other images than those of the reference, as far as there are enough. Held against their own originals they
+    would owe nothing to chance, could pass below the floor, and each would find its near neighbour.
+    """
+    real = _others(asked)
     reference = real_features(asked.images, asked.extractor, min(len(asked.images), 2 * asked.num)).take(asked.num)
     rows = {}
     for name, spoil in SPOILT.items():
@@ -148,21 +157,57 @@ def sanity(asked: Asked) -> dict[str, Values]:
     return rows
 
 
-def _real(asked: Asked) -> Tensor:
+def _with_floor(asked: Asked) -> list[str]:
+    return [metric for metric in asked.metrics if metric != "isc"]
+
+
+def _kind(figure: Figure) -> str:
+    return figure.name.removeprefix("floor:").partition("@")[0]
+
+
+def _note(figure: Figure) -> str:
+    """Its note, but for one on the spread of a single measurement: a comparison shows another."""
+    return figure.note if figure.std is None else ""
+
+
+def _few(asked: Asked) -> str:
+    """What fewer than 2 N real images mean."""
+    num, wanted = len(asked.images), asked.num
+    if num < wanted:
+        return f"only {num:,} real images, so there is neither a floor nor a spoilt set at N={wanted:,}"
+    return (
+        f"only {num:,} real images, so there is no floor at N={wanted:,}, "
+        f"and {2 * wanted - num:,} of the spoilt ones have their originals in the reference"
+    )
+
+
+def _reference(asked: Asked) -> Tensor:
+    """The real images that samples are held against."""
     num = min(asked.num, len(asked.images))
     return torch.cat(list(image_batches(asked.images.images, num)))
 
 
+def _others(asked: Asked) -> Tensor:
+    """As many real images as `_reference` has: those after it, or the last of all where they are too few."""
+    num = min(2 * asked.num, len(asked.images))
+    skipped = num - min(asked.num, num)
+    kept = []
+    for batch in image_batches(asked.images.images, num):
+        kept.append(batch[skipped:])
+        skipped = max(0, skipped - len(batch))
+    return torch.cat(kept)
+
+
 def _structure_of(asked: Asked, images: Tensor) -> Values:
     pictures = images.permute(0, 2, 3, 1).contiguous().numpy()
-    found = structure.report(pictures, _real(asked).permute(0, 2, 3, 1).contiguous().numpy())
+    found = structure.report(pictures, _reference(asked).permute(0, 2, 3, 1).contiguous().numpy())
     return of_structure({name: (row["images"], row["images_shuffled"]) for name, row in found.items()}, asked.num)
 
 
 def _blurred(images: Tensor) -> Tensor:
     """Each pixel the mean of 3 x 3."""
-    padded = pad(images.float(), (1, 1, 1, 1), mode="replicate")
-    return avg_pool2d(padded, 3, 1).round().to(torch.uint8)
+    parts = (pad(part.float(), (1, 1, 1, 1), mode="replicate") for part in images.split(256))
+    return torch.cat([avg_pool2d(part, 3, 1).round().to(torch.uint8) for part in parts])
 
 
 def _compressed(images: Tensor) -> Tensor:

@@ -13,14 +13,17 @@ from markupsafe import Markup
 
 from zoo_core.comparison import plots, results, telling
 from zoo_core.comparison.assemble import ENOUGH_TO_WIN
-from zoo_core.comparison.results import Compared, Comparison
-from zoo_core.comparison.sheets import sheets
+from zoo_core.comparison.measure import lower_is_better
+from zoo_core.comparison.results import Compared, Comparison, Contender
+from zoo_core.comparison.sheets import neighbours, sheets
 from zoo_core.comparison.statistics import Verdict
 from zoo_core.files import replacing
 
 FILE = "report.html"
 COLUMNS = 7
 """Figures side by side in a table; more of them begin another, so that paper holds it."""
+FEW = 3
+"""Contenders whose pairs are a short list; those of more are shown as a square first."""
 
 TRACKS = {
     "common": "common: batch, precision, augmentation and conditions are the same for all; the rest is each one’s own",
@@ -88,9 +91,13 @@ def render(comparison: Comparison, folder: Path, data: str = results.FILE) -> st
         track=TRACKS[comparison.track],
         tables=[figures[start : start + COLUMNS] for start in range(0, len(figures), COLUMNS)],
         main=main,
+        glance=list({telling.kind(figure.name): figure for figure in reversed(main)}.values())[::-1],
         others=[figure for figure in figures if figure not in main],
         rows=rows,
+        square=square,
+        few=FEW,
         cell=cell,
+        seconds=seconds,
         decimals=telling.decimals,
         direction=telling.direction,
         spoilt=list(dict.fromkeys(name for figure in figures for name in figure.sanity)),
@@ -98,6 +105,7 @@ def render(comparison: Comparison, folder: Path, data: str = results.FILE) -> st
         **_plots(comparison),
         structure=[(figure, STRUCTURE[telling.kind(figure.name)]) for figure in figures if _explained(figure)],
         sheets=sheets(contenders, folder),
+        neighbours=neighbours(contenders, folder),
         measured_memory=any(contender.cost.peak_memory for contender in contenders),
         data_file=data,
     )
@@ -128,26 +136,25 @@ def summary(comparison: Comparison) -> list[str]:
 
 def rows(figure: Compared) -> list[Row]:
     """A figure's verdicts, rounded."""
-    places = telling.decimals(figure)
+    return [_row(figure, verdict) for verdict in figure.verdicts]
 
-    def row(verdict: Verdict) -> Row:
-        return Row(
-            verdict.first,
-            verdict.second,
-            telling.number(verdict.difference, places),
-            telling.interval(verdict.low, verdict.high, places) or telling.NONE,
-            telling.probability(verdict.adjusted),
-            telling.winner(verdict),
-            verdict.reason,
-        )
 
-    return [row(verdict) for verdict in figure.verdicts]
+def square(figure: Compared) -> dict[tuple[str, str], Row]:
+    """The same from both sides of each pair, by the contender that is spoken of and the one that it is set against."""
+    both = [side for verdict in figure.verdicts for side in (verdict, telling.turned(verdict))]
+    return {(verdict.first, verdict.second): _row(figure, verdict) for verdict in both}
 
 
 def cell(figure: Compared, contender: str) -> tuple[str, str]:
     """Mean and interval of a contender, rounded."""
     summary_, places = figure.summaries[contender], telling.decimals(figure)
     return telling.number(summary_.mean, places), telling.interval(summary_.low, summary_.high, places)
+
+
+def seconds(contender: Contender) -> float:
+    """Mean time of the trainings that did not diverge; 0 where all did."""
+    ended = [run.seconds for run in contender.runs if run.state != "diverged"]
+    return sum(ended) / len(ended) if ended else 0.0
 
 
 def said(value: Any) -> str:
@@ -160,6 +167,19 @@ def said(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(said, value))
     return telling.NONE if value in (None, "") else str(value)
+
+
+def _row(figure: Compared, verdict: Verdict) -> Row:
+    places = telling.decimals(figure)
+    return Row(
+        verdict.first,
+        verdict.second,
+        telling.number(verdict.difference, places),
+        telling.interval(verdict.low, verdict.high, places) or telling.NONE,
+        telling.probability(verdict.adjusted),
+        telling.winner(verdict),
+        verdict.reason,
+    )
 
 
 def _said(row: Row) -> str:
@@ -191,7 +211,10 @@ def _plots(comparison: Comparison) -> dict[str, Any]:
         "dots": [drawn[figure.name] for figure in figures if not _explained(figure)],
         "structure_dots": [drawn[figure.name] for figure in figures if _explained(figure)],
         "curves": [
-            [Markup(plots.curve(name, along, contenders, title)) for along in _measured_axes(comparison)]
+            [
+                Markup(plots.curve(name, along, contenders, title, telling.BETTER[lower_is_better(name)]))
+                for along in _measured_axes(comparison)
+            ]
             for name, title in _curved(comparison).items()
         ],
         "pareto": [Markup(plots.pareto(figure, contenders, named[figure.name])) for figure in main if fast],

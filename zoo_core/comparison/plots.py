@@ -7,17 +7,20 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from zoo_core.comparison.results import Compared, Contender, CurvePoint
-from zoo_core.comparison.telling import decimals, direction, kind, number
+from zoo_core.comparison.telling import BOUNDED, decimals, direction, kind, number
 
 COLOURS = 7
 """The page's variables --series-0 to --series-6."""
@@ -30,6 +33,7 @@ _THEME = {INK: "currentColor", RULE: "var(--rule)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES)
 }
 """Colours that matplotlib writes, and what the page puts in their place."""
+Place = tuple[float, float]
 _ROUND = [(math.cos(turn * math.tau / 24), math.sin(turn * math.tau / 24)) for turn in range(24)]
 SHAPES = (
     _ROUND,
@@ -44,11 +48,11 @@ SHAPES = (
 AXES: dict[str, tuple[str, Callable[[CurvePoint], float]]] = {
     "images": ("real images seen", lambda point: point.images),
     "flops": ("training FLOPs", lambda point: point.flops),
-    "seconds": ("seconds of training", lambda point: point.seconds),
+    "seconds": ("hours of training", lambda point: point.seconds / 3600),
 }
 """What a curve may run along."""
-BOUNDED = ("precision", "recall", "symmetry_error", "pair_agreement", "pair_excess", "count_agreement")
-"""Rates and the like: a logarithmic axis would say nothing of them."""
+SPOTS = ((8, 0), (-8, 0), (8, 9), (-8, 9), (8, -9), (-8, -9), (0, 18), (0, -18))
+"""Where a name may stand beside its mark, in points right of and above it: the first that is free."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -137,9 +141,14 @@ def _row(axes: Axes, figure: Compared, contender: Contender, index: int) -> list
     return shown
 
 
-def curve(name: str, along: str, contenders: Sequence[Contender], title: str) -> str:
-    """A figure on the way: each training thin, their mean thick."""
+def curve(name: str, along: str, contenders: Sequence[Contender], title: str, better: str) -> str:
+    """A figure on the way: each training thin, their mean thick; `better` says which way is."""
     label, place = AXES[along]
+    if (
+        along == "seconds"
+        and max(run.curve[-1].seconds for each in contenders for run in each.runs if run.curve) < 7200
+    ):
+        label, place = "minutes of training", lambda point: point.seconds / 60
 
     def draw(axes: Axes) -> None:
         shown: list[float] = []
@@ -157,13 +166,14 @@ def curve(name: str, along: str, contenders: Sequence[Contender], title: str) ->
             values = [sum(point.values[name] for point in points) / len(points) for points in means]
             axes.plot(places, values, linewidth=2.2, zorder=3, color=colour)
             axes.plot(places[-1:], values[-1:], zorder=4, **_marker(contender, index, 7))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(_plainly if along == "seconds" else EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         logarithmic = _scale(axes, "y", shown, name)
         axes.set_xlabel(label)
+        axes.set_ylabel(better)
         axes.set_title(f"{_short(title, 36)}{', log scale' if logarithmic else ''}")
 
-    return _panel(f"{title} against {label}", draw, 250)
+    return _panel(f"{title} against {label}, {better}", draw, 250)
 
 
 def pareto(figure: Compared, contenders: Sequence[Contender], title: str) -> str:
@@ -171,7 +181,8 @@ def pareto(figure: Compared, contenders: Sequence[Contender], title: str) -> str
     sign = -1 if figure.lower_is_better else 1
 
     def draw(axes: Axes) -> None:
-        placed, shown = [], []
+        marks: dict[str, Place] = {}
+        bars, shown = [], []
         for index, contender in enumerate(contenders):
             summary, rate = figure.summaries[contender.name], contender.cost.images_per_second
             if summary.mean is None or rate <= 0:
@@ -179,25 +190,52 @@ def pareto(figure: Compared, contenders: Sequence[Contender], title: str) -> str
             if summary.low is not None and summary.high is not None:
                 axes.plot([rate] * 2, [summary.low, summary.high], color=_SERIES[_look(index)[0]], linewidth=1.4)
                 shown += [summary.low, summary.high]
+                bars.append([(rate, summary.low), (rate, summary.high)])
             axes.plot(rate, summary.mean, zorder=3, **_marker(contender, index, 9))
-            placed.append((rate, summary.mean))
+            marks[contender.name] = (rate, summary.mean)
             shown.append(summary.mean)
+        placed = sorted(marks.values())
         front = [
             (rate, mean)
-            for rate, mean in sorted(placed)
+            for rate, mean in placed
             if not any(a >= rate and sign * b >= sign * mean and (a, b) != (rate, mean) for a, b in placed)
         ]
         axes.plot(
             [rate for rate, _ in front], [mean for _, mean in front], color=INK, linewidth=1, linestyle=(0, (4, 3))
         )
+        axes.margins(0.12)  # room for names
         if not _scale(axes, "x", [rate for rate, _ in placed], "images per second"):
             axes.set_xlim(left=0)  # a gap looks as wide as it is
         logarithmic = _scale(axes, "y", shown, figure.name)
         axes.set_xlabel("images sampled per second")
         axes.set_ylabel(direction(figure))
         axes.set_title(f"{_short(title, 36)}{', log scale' if logarithmic else ''}")
+        _name(axes, marks, [*bars, *pairwise(front)])
 
-    return _panel(f"{title} against sampling throughput", draw, 250)
+    return _panel(f"{title} against sampling throughput, {direction(figure)}", draw, 270)
+
+
+def _name(axes: Axes, marks: Mapping[str, Place], lines: Sequence[Sequence[Place]]) -> None:
+    """Each name beside its mark, clear of marks, lines and other names; the legend alone has it where no spot is."""
+    axes.figure.draw_without_rendering()  # lays it out: from here on places stay
+    drawn = axes.transData.transform
+    taken = [_around(drawn(place), 6) for place in marks.values()]
+    taken += [_around(dot, 1) for line in lines for dot in np.linspace(*drawn(line), 80)]
+    for name, place in marks.items():
+        for spot in SPOTS:
+            side = {8: "left", -8: "right"}.get(spot[0], "center")
+            text = axes.annotate(_short(name, 24), place, spot, textcoords="offset points", ha=side, va="center")
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not box.padded(-1).count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _around(place: Place, radius: float) -> Bbox:
+    return Bbox.from_bounds(place[0] - radius, place[1] - radius, 2 * radius, 2 * radius)
 
 
 def _means(lines: Sequence[Sequence[CurvePoint]]) -> list[list[CurvePoint]]:
@@ -230,10 +268,10 @@ def _near(floor: float, values: Sequence[float], logarithmic: bool) -> bool:
 
 
 def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> bool:
-    """Choose an axis' scale: logarithmic, which is returned, where what has no upper end spans a factor of 30."""
+    """Choose an axis' scale: logarithmic, which is returned, where what has no upper end spans a factor of 10."""
     axis = getattr(axes, f"{which}axis")
     endless = kind(name) not in BOUNDED
-    logarithmic = endless and bool(values) and min(values) > 0 and max(values) / min(values) > 30
+    logarithmic = endless and bool(values) and min(values) > 0 and max(values) / min(values) > 10
     if logarithmic:
         getattr(axes, f"set_{which}scale")("log")
         wide = max(values) / min(values) > 300
@@ -241,8 +279,12 @@ def _scale(axes: Axes, which: str, values: Sequence[float], name: str) -> bool:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}".replace("-", "−")))
+    axis.set_major_formatter(_plainly)
     return logarithmic
+
+
+def _plainly(value: float, _: int) -> str:
+    return f"{value:.6g}".replace("-", "−")
 
 
 def _short(text: str, most: int) -> str:
@@ -253,7 +295,7 @@ def _panel(about: str, draw: Callable[[Axes], None], height: int) -> str:
     """One plot as an `svg` element that scales with the page."""
     with rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has its own fonts
-        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained", facecolor="none")
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")
         draw(axes)

@@ -58,7 +58,7 @@ class Trained:
     images: int
     """Real images seen, over all stages."""
     seconds: float
-    """Of training steps."""
+    """Of training, by the journal's clock; without what measuring on the way took."""
     folder: str
     """Beside the report, relative to it."""
     weights: str
@@ -88,6 +88,35 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """The training images nearest to samples of one training. Distances are Euclidean, between features."""
+
+    train_seed: int
+    generation_seed: int
+    space: str
+    """The extractor of the features, as figures name it."""
+    num_samples: int
+    """Behind the medians: the first of the generation seed."""
+    num_real: int
+    """Training images that were searched."""
+    images: list[list[int]]
+    """For each sample that is shown: numbers of training images, the nearest first."""
+    distances: list[list[float]]
+    """Of these."""
+    of_samples: float
+    """Median distance from a sample to the nearest training image."""
+    of_real: float
+    """Median distance from a training image to the nearest other one."""
+    picture: str
+    """Beside the report, relative to it: the samples that are shown in a row, below each its neighbours."""
+
+    @property
+    def ratio(self) -> float | None:
+        """What memorising lowers; None where most training images are there twice."""
+        return self.of_samples / self.of_real if self.of_real else None
+
+
+@dataclass(frozen=True)
 class Contender:
     """One row."""
 
@@ -103,6 +132,8 @@ class Contender:
     runs: list[Trained]
     pretrained: list[str] = field(default_factory=list)
     """Networks trained on other data that its loss looks through."""
+    neighbours: Neighbours | None = None
+    """Of its first training that ended; None where none did, or nobody looked."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The grids of samples that runs drew while they trained, as pictures inside the page."""
+"""Pictures inside the page: grids of samples that runs drew while they trained, and samples with their neighbours."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from zoo_core.comparison import telling
 from zoo_core.comparison.results import Contender, Trained
 
 LARGEST = 1100
@@ -18,7 +19,7 @@ LARGEST = 1100
 
 @dataclass(frozen=True)
 class Sheet:
-    """One contender's grid, or why there is none."""
+    """One contender's picture, or why there is none."""
 
     contender: str
     caption: str
@@ -41,11 +42,31 @@ def _sheet(contender: Contender, folder: Path) -> Sheet:
     if found is None:
         return Sheet(contender.name, f"no grid is kept of seed {run.seed}")
     images, path = found
+    return _shown(contender, path, _caption(run, images), f"{path.name} is damaged")
+
+
+def neighbours(contenders: list[Contender], folder: Path) -> list[Sheet]:
+    """Samples of each contender with their nearest training images; nothing where nobody looked for them."""
+    if not any(contender.neighbours for contender in contenders):
+        return []
+    return [_neighbours(contender, folder) for contender in contenders]
+
+
+def _neighbours(contender: Contender, folder: Path) -> Sheet:
+    found = contender.neighbours
+    if not found:
+        return Sheet(contender.name, "no training ended")
+    caption = f"ratio {telling.number(found.ratio, 2)}, training seed {found.train_seed}"
+    return _shown(contender, folder / found.picture, caption, f"{caption}; the picture is missing or damaged")
+
+
+def _shown(contender: Contender, path: Path, caption: str, otherwise: str) -> Sheet:
+    """A picture under its caption, or no picture under another."""
     try:
         uri, width, height = _inside(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return Sheet(contender.name, f"{path.name} is damaged")
-    return Sheet(contender.name, _caption(run, images), uri, width, height)
+        return Sheet(contender.name, otherwise)
+    return Sheet(contender.name, caption, uri, width, height)
 
 
 def newest(run: Path) -> tuple[int, Path] | None:

@@ -17,6 +17,8 @@ import numpy as np
 from scipy import special, stats
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9
+"""Share of a difference below which another one is the same."""
 
 Outcome = Literal["win", "loss", "inconclusive"]
 
@@ -62,7 +64,7 @@ class Verdict:
     high: float | None
     """Of the difference's 95 % interval, not corrected for the number of pairs; None with fewer than two seeds."""
     p: float | None
-    """Two-sided paired t-test."""
+    """Two-sided paired t-test; None with fewer than two seeds, or with two that differ by just the same."""
     adjusted: float | None
     """p by Holm's step-down over all pairs of the figure."""
     outcome: Outcome
@@ -128,8 +130,10 @@ def _decide(verdict: Verdict, values: Mapping[str, np.ndarray], lower_is_better:
     spread = float(np.sqrt(np.mean([_deviation(trained(each).mean(1)) ** 2 for each in both])))
     better = verdict.difference is not None and (verdict.difference < 0) == lower_is_better
     winner = both[0 if better else 1]
-    if verdict.adjusted is None:
+    if verdict.low is None:
         reason = "fewer than two trainings of both ended"
+    elif verdict.adjusted is None:
+        reason = "two trainings differ by just the same, which rates do by chance"
     elif verdict.adjusted >= 1 - CONFIDENCE:
         reason = f"p = {verdict.adjusted:.2g} after Holm's correction"
     elif not abs(verdict.difference) > spread:
@@ -148,8 +152,11 @@ def _known(value: float) -> float | None:
 def _p_value(gaps: np.ndarray) -> float:
     if len(gaps) < 2:
         return float("nan")
-    if np.ptp(gaps) == 0:  # no noise at all, in both
-        return 1.0 if gaps[0] == 0 else 0.0
+    if np.ptp(gaps) <= ROUNDING * abs(gaps).max():
+        if not gaps.any():
+            return 1.0
+        # Rates count images, so two seeds' differences coincide easily: p = 0 would name winners among equals.
+        return 0.0 if len(gaps) > 2 else float("nan")
     t = abs(gaps.mean()) / _deviation(gaps) * len(gaps) ** 0.5
     return float(2 * special.stdtr(len(gaps) - 1, -t))
 

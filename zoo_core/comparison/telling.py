@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoo_core.comparison.results import Compared, Comparison
 from zoo_core.comparison.statistics import Verdict
@@ -13,7 +13,10 @@ from zoo_core.comparison.statistics import Verdict
 MAIN = ("fid", "fd", "pair_excess", "symmetry_error")
 """What a headline is about: one figure of the whole distribution, and distant parts that belong together."""
 LONGEST_LIST = 4
+BETTER = {True: "lower is better", False: "higher is better"}
 NONE = "–"
+BOUNDED = ("precision", "recall", "symmetry_error", "pair_agreement", "pair_excess", "count_agreement")
+"""Rates and the like: three places say all of them, and a logarithmic axis nothing."""
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -63,26 +66,30 @@ def titles(figures: Sequence[Compared]) -> dict[str, str]:
 
 def direction(figure: Compared) -> str:
     """Which way is better."""
-    return "lower is better" if figure.lower_is_better else "higher is better"
+    return BETTER[figure.lower_is_better]
 
 
 # --- numbers ---
 
 
 def decimals(figure: Compared) -> int:
-    """Places after the point, the same in the whole column: three digits of the smallest mean, four of the largest."""
+    """Places after the point, the same in the whole column: three digits of the smallest mean, four of the largest.
+
+    Rates have three at most.
+    """
     sizes = [abs(row.mean) for row in figure.summaries.values() if row.mean]
     if not sizes:
         return 3
     least, most = (math.floor(math.log10(size)) for size in (min(sizes), max(sizes)))
-    return max(0, min(2 - least, 3 - most))
+    places = max(0, min(2 - least, 3 - most))
+    return min(places, 3) if kind(figure.name) in BOUNDED else places
 
 
 def number(value: float | None, places: int) -> str:
     """Rounded, with a true minus sign; a dash for None."""
     if value is None or not math.isfinite(value):
         return NONE
-    text = f"{value:,.{places}f}" if abs(value) < 1e9 else f"{value:.3g}"
+    text = f"{round(value, places) + 0.0:,.{places}f}" if abs(value) < 1e9 else f"{value:.3g}"  # + 0.0: no "-0.0"
     return text.replace("-", "−")
 
 
@@ -131,6 +138,14 @@ def winner(verdict: Verdict) -> str:
     return {"win": verdict.first, "loss": verdict.second}.get(verdict.outcome, "")
 
 
+def turned(verdict: Verdict) -> Verdict:
+    """The same pair, seen from the other one."""
+    difference, high, low = (None if x is None else -x for x in (verdict.difference, verdict.low, verdict.high))
+    outcome = {"win": "loss", "loss": "win"}.get(verdict.outcome, verdict.outcome)
+    sides = {"first": verdict.second, "second": verdict.first}
+    return replace(verdict, **sides, difference=difference, low=low, high=high, outcome=outcome)
+
+
 def headlines(comparison: Comparison) -> list[Headline]:
     """One for each main figure."""
     named = titles(comparison.figures)
@@ -143,21 +158,27 @@ def _headline(figure: Compared, title: str) -> Headline:
         return Headline(title, "nothing could be measured", "No training ended.")
     if len(figure.summaries) == 1:
         return Headline(title, "one contender", f"{_mean(figure, next(iter(known)))}; nobody to compare it with.")
-    beaten = {name: [other for other in figure.summaries if _beats(figure, name, other)] for name in figure.summaries}
-    alone = [name for name, others in beaten.items() if len(others) == len(figure.summaries) - 1]
+    answer, details = _answer(figure, known)
+    silent = [name for name in figure.summaries if name not in known]
+    if silent:
+        details += f" No training of {listed(silent)} gave this figure."
+    return Headline(title, answer, details)
+
+
+def _answer(figure: Compared, known: dict[str, float]) -> tuple[str, str]:
+    """Who wins among those that have the figure, and the rest of it."""
+    beaten = {name: [other for other in known if _beats(figure, name, other)] for name in known}
+    alone = [name for name, others in beaten.items() if others and len(others) == len(known) - 1]
     if alone:
-        return Headline(title, f"{alone[0]} wins", _won(figure, alone[0], known))
+        return f"{alone[0]} wins", _won(figure, alone[0], known)
     if not any(beaten.values()):
-        return Headline(title, "inconclusive", _undecided(figure))
+        return "inconclusive", _undecided(figure)
     losers = {other for others in beaten.values() for other in others}
-    unbeaten = [name for name in figure.summaries if name not in losers]
-    return Headline(title, "inconclusive at the top", _level(figure, unbeaten))
+    return "inconclusive at the top", _level(figure, [name for name in known if name not in losers])
 
 
 def _won(figure: Compared, name: str, known: dict[str, float]) -> str:
     others = {other: mean for other, mean in known.items() if other != name}
-    if not others:
-        return f"{_mean(figure, name)}."
     following = (min if figure.lower_is_better else max)(others, key=others.__getitem__)
     word = "lower" if figure.lower_is_better else "higher"
     verdict = _pair(figure, name, following)
@@ -175,13 +196,15 @@ def _undecided(figure: Compared) -> str:
     if not gaps:
         return "No two contenders have an ended training of the same seed."
     widest = max(gaps, key=lambda verdict: abs(verdict.difference))
-    return f"No pair can be told apart. The widest gap, {_gap(figure, widest)}: {widest.reason}."
+    if len(figure.verdicts) == 1:
+        return f"The two cannot be told apart: {_gap(figure, widest)}; {widest.reason}."
+    return f"No pair can be told apart. At the widest gap, {_gap(figure, widest)}; {widest.reason}."
 
 
 def _gap(figure: Compared, verdict: Verdict) -> str:
     places = decimals(figure)
     bounds = interval(verdict.low, verdict.high, places)
-    said = f"{verdict.first} less {verdict.second}, is {number(verdict.difference, places)}"
+    said = f"{verdict.first} minus {verdict.second} is {number(verdict.difference, places)}"
     return f"{said}, 95 % interval {bounds}" if bounds else said
 
 
@@ -198,8 +221,8 @@ def _level(figure: Compared, unbeaten: Sequence[str]) -> str:
     if not gaps:
         return f"{told}, and nobody beats all others."
     widest = max(gaps, key=lambda verdict: abs(verdict.difference))
-    which = "their difference" if len(unbeaten) == 2 else "the widest gap among these"
-    return f"{told}, and {which}, {_gap(figure, widest)}."
+    where = "Between these" if len(unbeaten) == 2 else "At the widest gap among these"
+    return f"{told}. {where}, {_gap(figure, widest)}; {widest.reason}."
 
 
 def _mean(figure: Compared, name: str) -> str:
