@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from zoo_core import recipe as recipes
 from zoo_core import runs
@@ -18,6 +21,8 @@ from zoo_core.extractors import open_extractor
 
 TOLERANCE = 1e-3
 """Of a figure measured again, as a share; another machine rounds otherwise, which moves some samples by a level."""
+DIGITS = 1e-9
+"""Of a sum, as a share: where machines may differ."""
 
 Say = Callable[[str], None]
 
@@ -88,8 +93,30 @@ def _arithmetic(found: Comparison) -> Iterator[str]:
         }
         again = assemble.one(figure.name, values, figure.floor, figure.sanity)
         for part in ("summaries", "verdicts", "lower_is_better"):
-            if getattr(again, part) != getattr(figure, part):
+            if not _alike(_plain(getattr(again, part)), _plain(getattr(figure, part))):
                 yield f"the {part.replace('_', ' ')} of {figure.name} do not follow from the values"
+    if not _alike(assemble.agreements(found.figures), found.agreement):
+        yield "the rank agreement of the figures does not follow from their means"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses inside as mappings."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """The same, but for the last digits that another machine's sums may differ in."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=DIGITS, abs_tol=DIGITS)
+    return one == other
 
 
 def _one(found: Comparison) -> tuple[Contender, Trained]:
