@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from zoo_core import parts
+from zoo_core import catalog, parts
 from zoo_core import recipe as recipes
-from zoo_core.comparison import budget, contenders, plan, tracks
+from zoo_core.comparison import budget, contenders, deciding, plan, tracks
 from zoo_core.comparison.contenders import Entry
 from zoo_core.comparison.matching import match, parameters
-from zoo_core.comparison.plan import Plan, Request, decide
+from zoo_core.comparison.plan import Plan, Request
 from zoo_core.comparison.results import Budget
 from zoo_core.data import ImageSet, open_images
 from zoo_core.errors import UserError
@@ -35,7 +35,7 @@ def no_prices(recipe: recipes.Recipe, kind: str) -> dict[str, float]:
 
 def decided(images: ImageSet, *names: str, **request) -> Plan:
     entries = dict(contenders.parse(name) for name in names)
-    return decide(Request(entries=entries, **request), images, stages, no_prices)
+    return deciding.Decider(Request(entries=entries, **request), images, stages, no_prices, {}).plan()
 
 
 # --- contenders ---
@@ -142,12 +142,14 @@ def test_a_budget_below_one_batch_is_refused(drawn: ImageSet) -> None:
 # --- tracks ---
 
 
-def test_the_common_track_makes_batch_precision_and_augmentation_equal(drawn: ImageSet) -> None:
-    found = decided(drawn, "sagan", "styleswin", "vqgan", batch=8, set={"train.precision": "bf16"})
+def test_the_common_track_makes_batch_precision_and_augmentation_equal(drawn: ImageSet, tmp_path: Path) -> None:
+    own = "{precision: bf16, micro_batch: 4, stages: {prior: {precision: bf16, seed: 5}}}"
+    (tmp_path / "own.yaml").write_text(f"plugin: vqgan\nrecipe: tiny\ntrain: {own}\n")
+    found = decided(drawn, "sagan", "styleswin", str(tmp_path / "own.yaml"), batch=8)
     for name, recipe in found.recipes.items():
         for stage in stages(recipe):
-            assert for_stage(recipe, stage).train.batch == 8, name
-        assert recipe.train.precision == "fp32"
+            train = for_stage(recipe, stage).train
+            assert (train.batch, train.micro_batch, train.precision, train.seed) == (8, 0, "fp32", 0), (name, stage)
         assert not recipe.data.mirror
         assert not recipe.data.labels
     assert any("sagan is class-conditional" in remark for remark in found.remarks)
@@ -193,10 +195,64 @@ def test_everything_that_is_wrong_is_said_at_once(drawn: ImageSet) -> None:
         'no plugin "nobody"',
         'no recipe "no-such-recipe"',
         "different resolutions (sagan-imagenet128-paper 128 px, styleswin 32 px)",
-        "class-conditional and drawn has no class folders",
+        "the recipe trains with labels, but drawn has no class folders",
         "too few for one batch",
     ):
         assert part in said
+
+
+def test_what_a_training_would_refuse_is_refused_by_the_plan(drawn: ImageSet) -> None:
+    few = dataclasses.replace(drawn, images=drawn.images[:20])
+    with pytest.raises(UserError) as refusal:
+        decided(few, "sagan", "styleswin", batch=32)
+    assert str(refusal.value).count("drawn has 20 images, less than one batch of 32") == 2
+    with pytest.raises(UserError, match="the recipe is for 3 classes and drawn has 8"):
+        decided(drawn, "sagan", set={"data.num_classes": 3})
+    with pytest.raises(UserError, match="ask for less"):
+        decided(drawn, "sagan", budget=Budget("images", 1e19))
+
+
+def test_all_contenders_see_the_same_images(drawn: ImageSet) -> None:
+    photographs = dataclasses.replace(drawn, name="photographs")
+    entries = {name: Entry("sagan", set={"data.filter": name}) for name in ("box", "bilinear")}
+    for track in ("common", "paper"):
+        request = Request(entries=entries, track=track)
+        with pytest.raises(UserError, match="different filters.*box box, bilinear bilinear.*--set data.filter=box"):
+            deciding.Decider(request, photographs, stages, no_prices, {}).plan()
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"set": {"train.seed": 3}}, "--set train.seed would change nothing.*see --seeds"),
+        ({"set": {"train.batch": 3}}, "--set train.batch would change nothing.*see --batch"),
+        ({"track": "paper", "batch": 8}, "--batch is for the common track"),
+        ({"match": "params=0"}, "params=N takes a number above 0"),
+        ({"match": "params="}, "there is params, or params=N"),
+    ],
+)
+def test_nothing_that_is_asked_for_is_left_out_in_silence(drawn: ImageSet, request_: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        decided(drawn, "sagan", **request_)
+
+
+def test_a_contender_whose_parts_cannot_be_built_is_named_beside_the_others(drawn: ImageSet) -> None:
+    entries = {
+        "own": Entry("styleswin"),
+        "odd": Entry("styleswin", set={"generator.attention.foo": 3}),
+        "lost": Entry("nobody"),
+        "OWN": Entry("styleswin"),
+    }
+    with pytest.raises(UserError) as refusal:
+        deciding.Decider(Request(entries=entries, track="swap"), drawn, stages, no_prices, {}).plan()
+    for part in ("odd: generator.attention needs a name", 'lost: no plugin "nobody"', "own and OWN differ in capitals"):
+        assert part in str(refusal.value)
+
+
+def test_scaling_is_remarked(drawn: ImageSet) -> None:
+    found = decided(drawn, "sagan", "styleswin", match="params")
+    (remark,) = [remark for remark in found.remarks if "scaled" in remark]
+    assert remark.startswith("styleswin is scaled from ")
 
 
 def test_the_same_request_makes_the_same_plan_and_another_is_refused(drawn: ImageSet, tmp_path: Path) -> None:
@@ -217,11 +273,12 @@ def test_the_same_request_makes_the_same_plan_and_another_is_refused(drawn: Imag
 def test_a_budget_of_time_goes_on_with_the_speed_that_was_measured_first(drawn: ImageSet, tmp_path: Path) -> None:
     hurried = Request(entries=dict([contenders.parse("sagan")]), budget=Budget("seconds", 60))
 
-    def at(seconds: float) -> plan.Prices:
+    def at(seconds: float) -> deciding.Prices:
         return lambda recipe, kind: {"main": seconds}
 
     def again(seconds: float) -> Plan:
-        return decide(hurried, drawn, stages, at(seconds), plan.known_prices(tmp_path / "it", hurried.budget))
+        known = plan.known_prices(tmp_path / "it", hurried.budget)
+        return deciding.Decider(hurried, drawn, stages, at(seconds), known).plan()
 
     first = again(0.01)
     assert first.images["sagan"] == 60 / 0.01
@@ -256,6 +313,54 @@ def test_widths_are_scaled_to_a_number_of_parameters(name: str, factor: float) -
     assert matched.generator.name == recipe.generator.name
 
 
-def test_a_number_that_no_width_gives_is_refused() -> None:
-    with pytest.raises(UserError, match="within 5 %"):
-        match(recipes.load("sagan", changes=[("data.labels", False)]), 10**12)
+def test_where_one_factor_leaves_a_gap_single_widths_of_a_table_fill_it() -> None:
+    recipe, sought = recipes.load("hit"), 308_000  # {8: 24, 16: 16, 32: 8} has 291,179, {8: 32, 16: 16, 32: 8} 388,911
+    assert parameters(match(recipe, sought)) == pytest.approx(sought, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "name", "factor"),
+    [("hit", "ffhq256", 0.5), ("hit", "imagenet128", 4), ("styleswin", "ffhq256", 2), ("stylenat", "church256", 0.5)],
+)
+def test_widths_that_a_published_recipe_leaves_to_its_network_are_scaled_at_every_side(
+    plugin: str, name: str, factor: float
+) -> None:
+    recipe = recipes.load(plugin, name)
+    derived = parts.outline(recipe).generator.channels
+    assert "channels" not in recipe.generator.options
+    target = round(parameters(recipe) * factor)
+    matched = match(recipe, target)
+    assert parameters(matched) == pytest.approx(target, rel=0.05)
+    multiple = catalog.plugin(plugin).widths["generator.channels"]
+    widths = matched.generator.options["channels"]
+    lowest = max((widths[side] - multiple / 2) / dim for side, dim in derived.items())
+    highest = min((widths[side] + multiple / 2) / dim for side, dim in derived.items())
+    assert lowest <= highest, "one factor gives them all, but for rounding"
+
+
+def test_a_generator_of_another_plugin_is_scaled_by_the_widths_of_its_own() -> None:
+    changes = [("generator", {"name": "styleswin/styleswin", "channels": {4: 64, 8: 32, 16: 32, 32: 16}})]
+    recipe = recipes.load("sagan", changes=[*changes, ("data.labels", False)])
+    matched = match(recipe, 2 * parameters(recipe))
+    assert parameters(matched) == pytest.approx(2 * parameters(recipe), rel=0.05)
+    assert all(width % 8 == 0 for width in matched.generator.options["channels"].values())
+
+
+@pytest.mark.parametrize("attention", ["core/full", "core/none", "hit/multi-axis", "stylenat/hydra", "sagan/non_local"])
+@pytest.mark.parametrize("factor", [0.5, 3])
+def test_heads_still_fit_where_a_swapped_host_is_scaled(attention: str, factor: float) -> None:
+    recipe = recipes.load("styleswin", changes=[("generator.attention", {"name": attention})])
+    target = round(parameters(recipe) * factor)
+    assert parameters(match(recipe, target)) == pytest.approx(target, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (10**12, r"1,000,000,000,000 parameters are out of reach: .* scaling generator.channels of sagan gives is \d"),
+        (-5, "above 0, not -5"),
+    ],
+)
+def test_a_number_that_no_width_gives_is_refused(target: int, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        match(recipes.load("sagan", changes=[("data.labels", False)]), target)

@@ -129,6 +129,12 @@ def test_all_problems_are_listed_and_nothing_is_trained(tmp_path: Path, zoo: Zoo
         (("nowhere.yaml",), "nowhere.yaml"),
         (("../x=sagan",), "cannot be called"),
         (("--verify", "nowhere.json"), "cannot read"),
+        (("sagan", "--data", "nowhere", "--extractor", "nothing", "b=nobody"), "--data: there is no"),
+        (("sagan", "--data", "nowhere", "--extractor", "nothing", "b=nobody"), "nothing"),
+        (("sagan", "--data", "nowhere", "--extractor", "nothing", "b=nobody"), 'b: no plugin "nobody"'),
+        (("sagan", "--launcher", "no-such-program {command}"), "cannot start no-such-program"),
+        (("sagan", "--launcher", " "), "--launcher is blank"),
+        (("sagan", "--out", "x" * 300), "cannot use the folder"),
     ],
 )
 def test_mistakes_are_a_sentence_before_anything_is_written(

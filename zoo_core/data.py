@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,24 @@ def open_for(data: Data, source: str = "", progress: bool = True) -> ImageSet:
         maps=data.maps,
         progress=progress,
     )
+
+
+def check_fit(data: Data, images: ImageSet, batches: Iterable[int]) -> None:
+    """Raise UserError where a recipe cannot be trained on these images: for labels, for their number of classes, or for
+    a batch of one of its stages."""
+    if data.labels and images.labels is None:
+        raise UserError(
+            f"the recipe trains with labels, but {images.name} has no class folders; "
+            "put each class in a subfolder, or set data.labels=false."
+        )
+    if data.labels and data.num_classes not in (0, len(images.classes)):
+        raise UserError(
+            f"the recipe is for {data.num_classes} classes and {images.name} has {len(images.classes)}; "
+            "set data.num_classes=0 to build for the classes at hand."
+        )
+    for batch in batches:
+        if len(images) < batch:
+            raise UserError(f"{images.name} has {len(images)} images, less than one batch of {batch}.")
 
 
 def _drawn(resolution: int, progress: bool) -> ImageSet:

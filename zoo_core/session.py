@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo_core import catalog, checkpoint, parts, runs, sampling
-from zoo_core.data import ImageSet, open_for
+from zoo_core.data import ImageSet, check_fit, open_for
 from zoo_core.errors import UserError, did_you_mean
 from zoo_core.files import replacing
 from zoo_core.given_maps import colour
@@ -57,19 +57,8 @@ def open_data(recipe: Recipe, accelerator: Accelerator | None = None) -> tuple[R
     if accelerator and accelerator.num_processes > 1:
         on_main(accelerator, lambda: open_them(True))  # reads and names bad files once; the others find them cached
     images = open_them(accelerator is None or accelerator.num_processes == 1)
-    if data.labels and images.labels is None:
-        raise UserError(
-            f"the recipe trains with labels, but {images.name} has no class folders; "
-            "put each class in a subfolder, or set data.labels=false."
-        )
-    if data.labels and data.num_classes not in (0, len(images.classes)):
-        raise UserError(
-            f"the recipe is for {data.num_classes} classes and {images.name} has {len(images.classes)}; "
-            "set data.num_classes=0 to build for the classes at hand."
-        )
-    for part in (recipe, *(for_stage(recipe, stage) for stage in recipe.train.stages)):
-        if len(images) < part.train.batch:
-            raise UserError(f"{images.name} has {len(images)} images, less than one batch of {part.train.batch}.")
+    parts_of_it = (recipe, *(for_stage(recipe, stage) for stage in recipe.train.stages))
+    check_fit(data, images, [part.train.batch for part in parts_of_it])
     classes = tuple(images.classes) if data.labels else ()
     return recipe.replace(data=dataclasses.replace(data, classes=classes)), images
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from zoo_core.comparison.deciding import Decider
     from zoo_core.comparison.plan import Plan, Request
     from zoo_core.data import ImageSet
 
@@ -46,8 +47,14 @@ def command(contenders: tuple[str, ...], verify: Path | None, **options: Any) ->
 
     A contender is a plugin, plugin:recipe, a recipe file, or NAME= and any of these; one YAML file that lists
     contenders is a whole plan. The same command again goes on where it was stopped.
+
+    \b
+      zoo compare PLUGIN PLUGIN:RECIPE --budget images=30k --seeds 3
+      zoo compare PLUGIN mine=my-recipe.yaml --data photos.zip --budget hours=2
     """
     if verify:
+        if contenders:
+            raise click.UsageError("--verify takes a report and no contenders.")
         from zoo_core.comparison import verifying
 
         verifying.verify(verify, click.echo)
@@ -60,18 +67,18 @@ def command(contenders: tuple[str, ...], verify: Path | None, **options: Any) ->
 
 def _compare(names: tuple[str, ...], options: dict[str, Any]) -> int:
     from zoo_core import runs, session
-    from zoo_core.comparison import execute, measure, page, plan, results
+    from zoo_core.comparison import execute, page, plan, results
     from zoo_core.comparison.conduct import Course
-    from zoo_core.extractors import open_extractor
 
     request = _request(names, options)
-    images = _open(request)
-    measure.check(measure.Asked(request.num, request.metrics, open_extractor(request.extractor), images))
-    folder = options["out"] or Path("runs") / plan.folder_name(request, images)
-    decided = _decide(request, images, folder)
+    images, problems = _ready(request)
+    folder = (options["out"] or Path("runs") / plan.folder_name(request, images)).expanduser()
+    decided = _decider(request, images, folder).plan(problems)
     jobs = plan.jobs(decided, folder)
+    execute.check_launcher(jobs[0], options["launcher"])
     plan.check_folder(decided, folder)
     with runs.held(folder):
+        plan.check_folder(decided, folder)  # it may have become another's meanwhile
         plan.keep(decided, folder)
         if options["dry_run"]:
             for job in jobs:
@@ -122,28 +129,45 @@ def _request(names: tuple[str, ...], options: dict[str, Any]) -> Request:
     return plan.Request(entries=entries, set=shared, **merged)
 
 
-def _open(request: Request) -> ImageSet:
-    """The images, in the smallest size that a contender wants; `plan.decide` complains where they want several."""
-    from zoo_core.comparison import contenders, plan
+def _ready(request: Request) -> tuple[ImageSet, list[str]]:
+    """The images, in the smallest size that a contender wants, and what is wrong with how they are to be measured.
+
+    Raises UserError for images that cannot be had, with all else that can be said without them.
+    """
+    from zoo_core.comparison import contenders, deciding, measure, plan
     from zoo_core.data import open_images
     from zoo_core.errors import UserError
+    from zoo_core.extractors import open_extractor
 
-    wanted, refusals = [], []
+    wanted, refusals, unmeasured = [], [], []
     for name, entry in request.entries.items():
         try:
             wanted.append(contenders.resolve(entry, plan.shared_settings(request)).data)
         except UserError as error:
             refusals.append(f"{name}: {error}")
-    if not wanted:
-        raise UserError("none of the contenders can be used:" + "".join(f"\n  - {said}" for said in refusals))
-    data = min(wanted, key=lambda each: each.resolution)
-    return open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
+    images = None
+    try:
+        if wanted:
+            data = min(wanted, key=lambda each: each.resolution)
+            images = open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
+    except UserError as error:
+        refusals.append(f"--data: {error}")
+    try:
+        extractor = open_extractor(request.extractor)
+        if images:
+            measure.check(measure.Asked(request.num, request.metrics, extractor, images))
+    except UserError as error:
+        unmeasured.append(str(error))
+    if images is None:
+        deciding.refuse([*refusals, *unmeasured])
+    return images, unmeasured
 
 
-def _decide(request: Request, images: ImageSet, folder: Path) -> Plan:
+def _decider(request: Request, images: ImageSet, folder: Path) -> Decider:
     from zoo_core import parts, session
     from zoo_core.comparison import plan
     from zoo_core.comparison.cost import Bill
+    from zoo_core.comparison.deciding import Decider
     from zoo_core.recipe import Recipe
 
     def stages(recipe: Recipe) -> list[str]:
@@ -152,7 +176,7 @@ def _decide(request: Request, images: ImageSet, folder: Path) -> Plan:
     def prices(recipe: Recipe, kind: str) -> dict[str, float]:
         return Bill(recipe, session.build_stages, stages(recipe)).prices(kind)
 
-    return plan.decide(request, images, stages, prices, plan.known_prices(folder, request.budget))
+    return Decider(request, images, stages, prices, plan.known_prices(folder, request.budget))
 
 
 def _about(decided: Plan, folder: Path) -> str:

@@ -15,6 +15,9 @@ from zoo_core.settings import Part
 STARTS = re.compile(r"(^|_)start_images$")
 """Options that say when in a training something begins: they keep their share of it."""
 
+MOST = 2**53
+"""Images up to which a float counts them one by one."""
+
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
 _KINDS = {"images": "images", "flops": "flops", "seconds": "seconds", "minutes": "seconds", "hours": "seconds"}
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
@@ -34,10 +37,12 @@ def parse(text: str) -> Budget:
 
 def images(budget: Budget, shares: Mapping[str, float], prices: Mapping[str, float]) -> int:
     """Real images that a budget buys over all stages; `shares` sum to 1, `prices` are a stage's FLOPs or seconds an
-    image, not asked for where the budget is of images."""
-    if budget.kind == "images":
-        return int(budget.amount)
-    return int(budget.amount / sum(share * prices[name] for name, share in shares.items()))
+    image, not asked for where the budget is of images. Raises UserError for more than can be counted."""
+    paid = 1.0 if budget.kind == "images" else sum(share * prices[name] for name, share in shares.items())
+    bought = budget.amount / paid
+    if bought > MOST:
+        raise UserError(f"{budget} would be {bought:.0e} images; ask for less.")
+    return int(bought)
 
 
 def shares(recipe: Recipe, stages: Sequence[str]) -> dict[str, float]:

@@ -70,9 +70,13 @@ def resolve(entry: Entry, changes: Changes) -> Recipe:
     plugin = entry.plugin
     if not plugin and entry.recipe:
         raw = parse_yaml(read_text(Path(entry.recipe).expanduser()), entry.recipe)
+        if isinstance(raw, Mapping) and "contenders" in raw:
+            raise UserError(f"{entry.recipe} is a whole plan; name it alone.")
         if not isinstance(raw, Mapping) or "plugin" not in raw:
             raise UserError(f"{entry.recipe} names no plugin, so it is no contender by itself; add a line plugin: ...")
         plugin = str(raw["plugin"])
+    if not plugin:
+        raise UserError("it names neither a plugin nor a recipe file.")
     catalog.plugin(plugin)
     return recipes.load(plugin, entry.recipe, [*entry.changes(plugin), *changes])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,8 @@ def command_line(job: Job, launcher: str) -> list[str]:
         words = shlex.split(launcher)
     except ValueError as error:
         raise UserError(f"--launcher is not a command ({error}).") from None
+    if not words:
+        raise UserError("--launcher is blank; leave it out, or name a program.")
     if "{command}" in launcher or "{arguments}" in launcher:
         said = {"{command}": shlex.join(whole), "{arguments}": shlex.join(job.arguments)}
         found: list[str] = []
@@ -95,6 +98,13 @@ def command_line(job: Job, launcher: str) -> list[str]:
                 found.append(word)
         return found
     return [*words, "-m", "zoo_core", *job.arguments]
+
+
+def check_launcher(job: Job, launcher: str) -> None:
+    """Raise UserError for a launcher that starts nothing, before anything is written."""
+    words = command_line(job, launcher)
+    if shutil.which(words[0]) is None:
+        raise UserError(f"cannot start {words[0]} (there is no such program); look at --launcher.")
 
 
 def train(jobs: Sequence[Job], state: Callable[[Job], Progress], launcher: str, say: Say) -> None:

@@ -6,23 +6,20 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo_core import parts
 from zoo_core import recipe as recipes
-from zoo_core.comparison import budget as budgets
-from zoo_core.comparison import contenders, tracks
+from zoo_core.comparison import contenders
 from zoo_core.comparison.contenders import Entry
-from zoo_core.comparison.matching import match, parameters
 from zoo_core.comparison.results import Budget, Track
 from zoo_core.data import ImageSet
 from zoo_core.errors import UserError
 from zoo_core.plain_yaml import parse_yaml, read_text
-from zoo_core.recipe import Evaluate, Recipe
+from zoo_core.recipe import Recipe
 from zoo_core.runs import LOCK, write_text
 from zoo_core.schema import build, coerce
 
@@ -31,12 +28,8 @@ RUNS = "runs"
 RECIPES = "recipes"
 CURVE_POINTS = 4
 
-Stages = Callable[[Recipe], Sequence[str]]
-"""The names of the stages that a recipe trains in."""
 Price = Mapping[str, float]
 """What one real image costs in each stage, by stage."""
-Prices = Callable[[Recipe, str], Price]
-"""(recipe, "flops" or "seconds") -> its price."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +51,8 @@ class Request:
     set: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "generation_seeds", "num"):
-            if getattr(self, name) < 1:
+        for name, least in {"seeds": 1, "generation_seeds": 1, "num": 1, "batch": 0}.items():
+            if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1.")
 
 
@@ -83,105 +76,6 @@ class Plan:
     def train_seeds(self) -> range:
         """From 0, so that more seeds later go on with those that are there."""
         return range(self.request.seeds)
-
-
-def decide(
-    request: Request, images: ImageSet, stages: Stages, prices: Prices, known: Mapping[str, Price] | None = None
-) -> Plan:
-    """Make every contender's recipe. Contenders in `known` are not priced again. Raises one UserError that lists all
-    that is wrong."""
-    problems: list[str] = []
-    found: dict[str, Recipe] = {}
-    shared = shared_settings(request)
-
-    def trying(name: str, act: Callable[[], Any]) -> Any:
-        try:
-            return act()
-        except UserError as error:
-            problems.append(f"{name}: {error}")
-            return None
-
-    for name, entry in request.entries.items():
-        resolved = trying(name, lambda entry=entry: contenders.resolve(entry, shared))
-        if resolved is not None:
-            found[name] = resolved
-    problems += _unlike(found, images, request.track)
-    if request.track == "swap" and len(found) > 1:
-        problems += tracks.odd_ones({name: parts.complete(recipe) for name, recipe in found.items()})
-    levelled, remarks = tracks.level(found, request.track, request.batch)
-    decided, amounts, paid = {}, {}, {}
-    target = trying("--match", lambda: _target(request.match, levelled)) or 0
-
-    def one(recipe: Recipe, price: Price | None) -> tuple[Recipe, int, Price]:
-        return _one(request, recipe, target, images, stages, prices if price is None else lambda *asked: price)
-
-    for name, recipe in levelled.items():
-        price = (known or {}).get(name)
-        outcome = trying(name, lambda recipe=recipe, price=price: one(recipe, price))
-        if outcome is not None:
-            decided[name], amounts[name], paid[name] = outcome
-    if problems:
-        lines = "".join(f"\n  - {problem}" for problem in problems)
-        raise UserError(f"nothing was trained, for this comparison cannot be made:{lines}")
-    return Plan(request, decided, amounts, images.describe(), remarks, paid)
-
-
-def _target(match: str, found: Mapping[str, Recipe]) -> int:
-    """Parameters to scale to; 0: none."""
-    if not match:
-        return 0
-    kind, _, number = match.partition("=")
-    if kind != "params":
-        raise UserError(f'there is params, or params=N, not "{match[:60]}".')
-    if number:
-        return coerce(number, int, "--match params")
-    return parameters(next(iter(found.values()))) if found else 0
-
-
-def _one(
-    request: Request, recipe: Recipe, target: int, images: ImageSet, stages: Stages, prices: Prices
-) -> tuple[Recipe, int, Price]:
-    if recipe.data.labels:
-        recipe = recipe.replace(data=dataclasses.replace(recipe.data, classes=tuple(images.classes)))
-    recipe = recipe.replace(train=dataclasses.replace(recipe.train, seed=0, keep=1))
-    names = stages(recipe)
-    if target:
-        recipe = match(recipe, target)
-    kind = request.budget.kind
-    price = prices(recipe, kind) if kind != "images" else {}
-    total = budgets.images(request.budget, budgets.shares(recipe, names), price)
-    recipe = budgets.spend(recipe, names, total)
-    spent = {name: recipes.for_stage(recipe, name).train.images for name in names}
-    return parts.complete(_watched(recipe, request, spent[names[-1]])), sum(spent.values()), price
-
-
-def _watched(recipe: Recipe, request: Request, images: int) -> Recipe:
-    """The recipe with figures measured on the way, for curves: at every quarter of the last stage, with the N that is
-    reported and other seeds."""
-    train = dataclasses.replace(
-        recipe.train, sample_images=-(-images // CURVE_POINTS), checkpoint_images=-(-images // 4)
-    )
-    watched = Evaluate(num=request.num, extractor=request.extractor, metrics=request.metrics, during=True)
-    return recipe.replace(train=train, evaluate=watched)
-
-
-def _unlike(found: Mapping[str, Recipe], images: ImageSet, track: Track) -> list[str]:
-    """What keeps the contenders from being compared."""
-    problems = []
-    sizes = {name: recipe.data.resolution for name, recipe in found.items()}
-    if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{name} {size} px" for name, size in sizes.items())
-        problems.append(f"the contenders have different resolutions ({said}); add --set data.resolution=32, say.")
-    for name, recipe in found.items():
-        labelled = recipe.data.labels and (track != "common" or all(other.data.labels for other in found.values()))
-        if labelled and images.labels is None:
-            problems.append(
-                f"{name} is class-conditional and {images.name} has no class folders; add --set data.labels=false, "
-                "or compare on labelled images."
-            )
-        if recipe.data.maps:
-            problems.append(f"{name} draws from {recipe.data.maps} of each image, which nobody else is given.")
-    return problems
 
 
 def fingerprint(plan: Plan) -> str:
@@ -224,9 +118,8 @@ def _asked(request: Request) -> dict[str, Any]:
 
 def check_folder(plan: Plan, folder: Path) -> None:
     """Raise UserError unless the folder is new, empty, or holds this plan."""
-    path = folder / FILE
-    if path.exists():
-        before = _kept(path)
+    before = _kept(folder)
+    if before is not None:
         if before.get("fingerprint") != fingerprint(plan):
             raise UserError(
                 f"{folder} holds another comparison (its {FILE} differs); name another folder with --out, or repeat "
@@ -246,41 +139,49 @@ def keep(plan: Plan, folder: Path) -> None:
     write_text(folder / FILE, json.dumps(content, indent=1))
 
 
-def _kept(path: Path) -> dict[str, Any]:
+def _kept(folder: Path) -> dict[str, Any] | None:
+    """What the folder's plan says; None where it has none."""
+    path = folder / FILE
     try:
+        if not path.exists():
+            return None
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"cannot use the folder {folder} ({error.strerror}); name another with --out.") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); name another folder with --out.") from None
     return content if isinstance(content, dict) else {}
 
 
 def known_prices(folder: Path, budget: Budget) -> dict[str, Price]:
     """What a folder's plan paid for the same budget; nothing where there is none."""
-    if not (folder / FILE).exists():
-        return {}
-    content = _kept(folder / FILE)
+    content = _kept(folder) or {}
     try:
         same = content["request"]["budget"] == dataclasses.asdict(budget)
-        return coerce(content["prices"], dict[str, dict[str, float]], "prices") if same else {}
+        prices = coerce(content["prices"], dict[str, dict[str, float]], "prices") if same else {}
     except (KeyError, TypeError, UserError):
         return {}
+    return {name: price for name, price in prices.items() if all(value > 0 for value in price.values())}
 
 
 def load(folder: Path) -> Plan:
     """The plan that a folder keeps, without its entries. Raises UserError when there is none."""
-    if not (folder / FILE).exists():
+    content = _kept(folder)
+    if content is None:
         raise UserError(f"{folder} is no comparison: it has no {FILE}.")
-    content = _kept(folder / FILE)
     try:
         request = build(Request, {**content["request"], "entries": {}}, "the plan")
+        names = [contenders.check_name(name) for name in content["recipes"]]
         found = {
-            name: recipes.check(parse_yaml(read_text(folder / RECIPES / f"{name}.yaml"), name), name)
-            for name in content["recipes"]
+            name: recipes.check(parse_yaml(read_text(folder / RECIPES / f"{name}.yaml"), name), name) for name in names
         }
         paid = known_prices(folder, request.budget)
-        return Plan(request, found, dict(content["images"]), dict(content["data"]), list(content["remarks"]), paid)
-    except (KeyError, TypeError) as error:
+        plan = Plan(request, found, dict(content["images"]), dict(content["data"]), list(content["remarks"]), paid)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / FILE} is damaged ({error}); name another folder with --out.") from None
+    if not found or plan.images.keys() != found.keys():
+        raise UserError(f"{folder / FILE} is damaged (its contenders); name another folder with --out.")
+    return plan
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from zoo_core.swapping import PLACES
 
 BATCH = 16
 """Of the common track, where none is given."""
+EVERYWHERE = ("micro_batch", "precision")
+"""What no stage has for itself in the common track."""
 AUGMENTATION = ("augment", "consistency_real", "consistency_fake")
 """Options of the loss section that show the discriminator altered images; see `adversarial.Terms`."""
 
@@ -42,11 +44,12 @@ def level(contenders: Mapping[str, Recipe], track: Track, batch: int) -> tuple[d
 def _common(recipe: Recipe, labels: bool, batch: int) -> Recipe:
     train = dataclasses.replace(
         recipe.train,
+        images=max(recipe.train.images, batch),  # the budget says how many; a recipe holds a batch at least
         batch=batch,
         micro_batch=0,
         precision="fp32",
         stages={
-            name: {**{key: value for key, value in own.items() if key != "micro_batch"}, "batch": batch}
+            name: {**{key: value for key, value in own.items() if key not in EVERYWHERE}, "batch": batch}
             for name, own in recipe.train.stages.items()
         },
     )
