@@ -226,14 +226,30 @@ def test_a_strangers_plugin_joins_by_being_installed(tmp_path: Path) -> None:
     assert rows["painter/odd"] == ["1", "2"]
     assert rows["painter/wide"] == ["1", "3"]
     assert rows["sagan/sagan"] == ["1", "✓"] and rows["core/logistic"] == ["2", "✓"]
+    printed = " ".join(found.stdout.split())
     for said in (
-        "1  the generator painter has no attention to exchange; leave generator.attention out.",
-        "2  broken: ZeroDivisionError: division by zero",
-        "3  wide attention needs a map of 4096, not of 16; set data.resolution.",
-        "1  no stage of painter is adversarial; leave the discriminator sagan/sagan out.",
-        "2  no stage of painter is adversarial; leave the loss core/logistic out.",
+        "1 the generator painter has no attention to exchange; leave generator.attention out.",
+        "2 broken: ZeroDivisionError: division by zero",
+        "3 wide attention needs a map of 4096, not of 16; set data.resolution.",
+        "1 no stage of painter is adversarial; leave the discriminator sagan/sagan out.",
+        "2 no stage of painter is adversarial; leave the loss core/logistic out.",
     ):
-        assert said in found.stdout
+        assert said in printed
+
+
+def test_the_table_is_read_on_80_columns_and_equal_reasons_have_one_number() -> None:
+    hosts = ("hit", "sagan", "stylenat", "styleswin", "vqgan")
+    long = "the recipe trains by class, but the discriminator takes no labels; set data.labels=false. " * 3
+    name, path = "styleswin/styleswin", "/a/path/that/is/wider/than/it/may/be/" + "x" * 60
+    cells = [
+        *(matrix.Cell(name, host, long.strip(), change="data.labels=false") for host in hosts[:2]),
+        matrix.Cell(name, hosts[2], f"no {path}", broken=True),
+        *(matrix.Cell(name, host) for host in hosts[3:]),
+    ]
+    found = matrix.lines(matrix.Table("loss", (name,), hosts, {(each.component, each.host): each for each in cells}))
+    assert found[1].split() == [name, "✓1", "✓1", "2", "✓", "✓"]
+    assert all(len(line) <= 80 for line in found if path not in line)
+    assert " ".join(" ".join(found[2:]).split()) == f"1 {long}2 broken: no {path}"
 
 
 # At the command line.

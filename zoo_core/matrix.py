@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from zoo_core import catalog
@@ -80,7 +81,8 @@ def swapped(kind: str, component: Component, host: str, changes: Sequence[tuple[
 
 
 def lines(found: Table) -> list[str]:
-    """The table as text: a tick, or the number of the reason below; "✓1" fits with what sentence 1 says."""
+    """The table as text, for 80 columns while hosts are few: a tick, or the number of the reason below; "✓1" fits with
+    what sentence 1 says."""
     reasons: dict[str, int] = {}
     marks = {key: _mark(each, reasons) for key, each in found.cells.items()}
     first = max(map(len, (found.kind, *found.components)))
@@ -89,7 +91,13 @@ def lines(found: Table) -> list[str]:
     for component in found.components:
         row = (marks[component, host].center(widths[host]) for host in found.hosts)
         said.append("  ".join([component.ljust(first), *row]))
-    return [line.rstrip() for line in said] + [f"  {number}  {reason}" for reason, number in reasons.items()]
+    return [line.rstrip() for line in said] + [
+        line
+        for reason, number in reasons.items()
+        for line in wrap(
+            f"  {number}  {reason}", 80, subsequent_indent=" " * 5, break_long_words=False, break_on_hyphens=False
+        )
+    ]
 
 
 def _cell(kind: str, component: Component, host: str, attempt: Attempt) -> Cell:

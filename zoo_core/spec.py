@@ -82,8 +82,9 @@ class Plugin:
     """`(content, recipe) -> Imported`: an official checkpoint in our names, see `zoo_core.official`."""
     weights: Mapping[str, Weights] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
-    """Options of recipes that are widths (`generator.channels`) -> what they must be multiples of: what is scaled to
-    give contenders equal numbers of parameters."""
+    """Options of the generator that are widths (`generator.channels`) -> what they must be multiples of: what is scaled
+    to give contenders equal numbers of parameters, all together and then, to fill a gap, one by one in this order. A
+    table that a generator derives, it keeps under the option's name (`self.channels`)."""
     published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:

@@ -40,6 +40,6 @@ def _matrix() -> None:
     """A table for each kind: a row a component, a column a paper that trains with it. Built without memory, not run."""
     from zoo_core import matrix, session
 
-    click.echo("Components (rows) in the default recipes of papers (columns): ✓ fits, a number is a reason below.")
+    click.echo("Components (rows) in papers' default recipes (columns): ✓ fits, a number: why not")
     for kind in matrix.KINDS:
         click.echo("\n" + "\n".join(matrix.lines(matrix.table(kind, session.rehearse))))

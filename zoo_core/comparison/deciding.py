@@ -84,6 +84,7 @@ class Decider:
             wrong += tracks.odd_ones(whole)
         levelled, remarks = tracks.level({name: found[name] for name in whole}, self.request.track, self.request.batch)
         each(levelled, self._check)
+        levelled = {name: self._classed(recipe) for name, recipe in levelled.items()}
         target = each({"--match": self.request.match}, lambda name, text: _target(text, levelled)).get("--match", 0)
         decided: dict[str, _Decided] = each(levelled, lambda name, recipe: self._one(name, recipe, target))
         refuse(wrong)
@@ -100,9 +101,13 @@ class Decider:
         """Whether the images are what the recipe wants."""
         check_fit(recipe.data, self.images, [for_stage(recipe, stage).train.batch for stage in self.stages(recipe)])
 
+    def _classed(self, recipe: Recipe) -> Recipe:
+        """The recipe with the names of its classes, which its networks are built for."""
+        if not recipe.data.labels:
+            return recipe
+        return recipe.replace(data=dataclasses.replace(recipe.data, classes=tuple(self.images.classes)))
+
     def _one(self, name: str, recipe: Recipe, target: int) -> _Decided:
-        if recipe.data.labels:
-            recipe = recipe.replace(data=dataclasses.replace(recipe.data, classes=tuple(self.images.classes)))
         own = {
             stage: {key: value for key, value in train.items() if key != "seed"}
             for stage, train in recipe.train.stages.items()

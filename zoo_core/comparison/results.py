@@ -82,7 +82,7 @@ class Cost:
     sampling_flops: float
     """Of one image."""
     images_per_second: float
-    """Sampling, at the batch of the comparison."""
+    """Sampling, as many images at a time for all contenders, see `cost.SAMPLED`."""
     peak_memory: int
     """Bytes of a training step above the networks; 0 where it was not measured."""
 

@@ -62,6 +62,8 @@ class Generator(LatentGenerator):
         sizes = stage_sizes(resolution, channels, heads, blocks, depths)
         self.resolution = resolution
         self.latent_dim = latent_dim
+        self.channels = {size.side: size.dim for size in sizes}
+        """By side of a stage's map, as the option."""
         self.dim = sizes[0].dim
         self.stem = linear(latent_dim, FIRST * FIRST * self.dim)
         self.tokens = Tokens(latent_dim, self.dim, norm)

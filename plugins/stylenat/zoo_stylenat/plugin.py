@@ -19,7 +19,7 @@ def zoo_plugin(register) -> None:
             stages="zoo_stylenat.stages:build",
             recipes="zoo_stylenat.recipes",
             convert="zoo_stylenat.convert:official",
-            widths={"generator.channels": 4, "generator.max_channels": 4},
+            widths={"generator.channels": 8},
             published=tuple(
                 Published("StyleNAT", data, "FID", value, "README of SHI-Labs/StyleNAT") for data, value in FID.items()
             ),

@@ -73,7 +73,8 @@ class Generator(LatentGenerator):
         self.resolution = resolution
         self.latent_dim = style_dim
         attention = attention or self.default_attention
-        width = channel_table(resolution, channel_multiplier, max_channels, channels)
+        self.channels = width = channel_table(resolution, channel_multiplier, max_channels, channels)
+        """By side of a level's map, as the option."""
         self.mapping = Mapping(style_dim, mapping_layers, mapping_lr)
         self.constant = nn.Parameter(torch.randn(1, width[4], 4, 4))
         self.levels = nn.ModuleList()

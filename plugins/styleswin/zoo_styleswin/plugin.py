@@ -30,7 +30,7 @@ def zoo_plugin(register) -> None:
             stages="zoo_styleswin.stages:build",
             recipes="zoo_styleswin.recipes",
             convert="zoo_styleswin.convert:official",
-            widths={"generator.channels": 4, "generator.max_channels": 4},
+            widths={"generator.channels": 8},
             published=tuple(
                 Published("StyleSwin", data, "FID", value, "README of microsoft/StyleSwin")
                 for data, value in FID.items()

@@ -35,7 +35,7 @@ def zoo_plugin(register) -> None:
             recipes="zoo_vqgan.recipes",
             sections=("decoder",),
             convert="zoo_vqgan.convert:official",
-            widths={"generator.multipliers": 1, "generator.z_channels": 8, "generator.prior.dim": 16},
+            widths={"generator.prior.dim": 16, "generator.z_channels": 8, "generator.multipliers": 1},
             published=tuple(Published(*row) for row in PUBLISHED),
         )
     )
