@@ -17,9 +17,12 @@ import toys
 import two_stages
 from accelerate.state import AcceleratorState
 from PIL import Image
+from safetensors.torch import load_file
 
 from zoo_core import checkpoint, plugins, recipe, session
+from zoo_core.data import ImageSet
 from zoo_core.errors import UserError
+from zoo_core.interfaces import Generator
 from zoo_core.recipe import Recipe
 from zoo_core.runs import load
 
@@ -104,6 +107,22 @@ def test_later_stages_and_the_opened_run_use_the_averaged_weights_of_earlier_one
     for generator in (trained[-1], run.generator):
         for name, value in generator.table.state_dict().items():
             assert torch.equal(value, averaged[name]) and not torch.equal(value, raw[name])
+
+
+def test_what_a_training_shows_and_measures_at_its_end_is_what_the_opened_run_gives(home: Path) -> None:
+    """The last stage's averaged weights, too, though they are of one of the generator's networks only."""
+    averages = {"table": {"half_life_images": 20}, "chooser": {"half_life_images": 20}}
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+
+    def measure(when: str, step: int, generator: Generator, images: ImageSet) -> None:
+        seen[when] = {name: value.clone() for name, value in generator.state_dict().items()}
+
+    session.train(wanted(home, train__averages=averages), home / "run", measure=measure, say=lambda text: None)
+    found = load(home / "run", "cpu").generator.state_dict()
+    toys.assert_same(seen["end"], found)
+    toys.assert_same(load_file(home / "run/averaged.safetensors"), found)
+    raw = checkpoint.latest(home / "run/checkpoints/chooser").network("chooser")
+    assert any(not torch.equal(found[f"chooser.{name}"], value) for name, value in raw.items())
 
 
 def test_run_stopped_in_its_second_stage_goes_on_to_the_bit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

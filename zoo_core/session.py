@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -303,8 +304,18 @@ class _Session:
         return self.folder / "samples" / name
 
     def _shown(self, stage: Stage) -> Generator:
-        """The generator as people should see it: with the weights that this stage averages, if it averages it."""
-        return next((average.network for average in stage.averages if average.of == "generator"), self.generator)
+        """The generator as people should see it, and as `runs.load` gives it: each network that this stage averages
+        with its averaged weights."""
+        averaged = {average.of: average.network for average in stage.averages}
+        if "generator" in averaged:
+            return averaged["generator"]
+        mine = averaged.keys() & self.generator.networks().keys()
+        if not mine:
+            return self.generator
+        shown = copy.deepcopy(self.generator)
+        for name in mine:
+            shown.networks()[name].load_state_dict(averaged[name].state_dict())
+        return shown
 
     def _name(self, stage: Stage) -> str:
         """What marks a stage's files: nothing where it is the only one."""
