@@ -193,7 +193,7 @@ def test_none_left_is_an_error_and_never_zero_in_silence(home):
     for folder in home.iterdir():
         (folder / "manifest.json").unlink()
     said = []
-    with pytest.raises(UserError, match="--out"):
+    with pytest.raises(UserError, match="move the whole run away, and repeat"):
         checkpoint.latest(home, warn=said.append)
     assert len(said) == 2
 

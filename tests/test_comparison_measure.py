@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import comparisons
 import numpy as np
@@ -149,6 +151,24 @@ def test_measuring_is_of_the_last_stage() -> None:
     assert spent.at("last", 20) == (60, 100.0, pytest.approx(14.0))
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"images_per_second": value} for value in ("x", [], math.nan, -1.0, 1e-300, 10**400)),
+        *({"images": value} for value in (0, -10, "40", math.inf, 10**400, [])),
+        *({"step": value} for value in ("x", None, 10**400)),
+        *({"seconds": value, "images_per_second": 0} for value in ("x", [], 10**400)),
+        *({"stage": value} for value in ([], {}, None, 3)),
+        {"event": "resumed"},
+    ],
+)
+def test_lines_that_no_training_writes_count_for_nothing(tmp_path: Path, odd: dict[str, object]) -> None:
+    """The next line says how far it was all the same."""
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [{**line(2, 0.1), **odd}, line(4, 0.1)])))
+    spent = Spent.read(tmp_path, {"main": 2.0}, ["main"])
+    assert spent.seconds == pytest.approx(4) and spent.at("main", 40) == (40, 80.0, pytest.approx(4))
+
+
 # --- figures and what must be known of them ---
 
 
@@ -282,3 +302,4 @@ def test_what_is_not_a_number_becomes_none() -> None:
         "pair_excess@drawn:N=8": 0.25,
         "count_agreement@drawn:N=8": None,
     }
+    assert measure.of_structure({"symmetry_error": (0.1, 1.0)}, 8) == {"symmetry_error@drawn:N=8": 0.1}

@@ -237,6 +237,29 @@ def test_a_strangers_plugin_joins_by_being_installed(tmp_path: Path) -> None:
         assert said in printed
 
 
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_whatever_a_stranger_raises_is_one_cell_and_the_others_are_tried(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def swapped(kind: str, component: catalog.Component, host: str, changes: Sequence[Any] = ()) -> Recipe:
+        if host == "hit" or (host == "sagan" and changes):
+            raise error("out of\nclay")
+        return recipe.load(host)
+
+    def attempt(wanted: Recipe) -> None:
+        if wanted.plugin == "sagan":
+            raise UserError("no.")
+
+    monkeypatch.setattr(matrix, "swapped", swapped)
+    found = matrix.table("attention", attempt).cells
+    for component in catalog.components("attention"):
+        name = component.full_name
+        said = f"{error.__name__}: out of clay"
+        assert found[name, "hit"] == matrix.Cell(name, "hit", said, broken=True)
+        assert found[name, "sagan"] == matrix.Cell(name, "sagan", "no.")
+        assert found[name, "vqgan"].fits
+
+
 def test_the_table_is_read_on_80_columns_and_equal_reasons_have_one_number() -> None:
     hosts = ("hit", "sagan", "stylenat", "styleswin", "vqgan")
     long = "the recipe trains by class, but the discriminator takes no labels; set data.labels=false. " * 3

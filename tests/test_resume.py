@@ -197,7 +197,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_run_goes_on(tmp_path, train)
 def test_run_never_starts_from_zero_in_silence(tmp_path, train):
     train(tmp_path / "run", train__images=8)
     (tmp_path / "run/checkpoints/step-2/state.json").unlink()
-    with pytest.raises(UserError, match="no checkpoint in .* can be used"):
+    with pytest.raises(UserError, match="no checkpoint in .* can be used; move the whole run away, and repeat"):
         train(tmp_path / "run", train__images=8)
     for path in (tmp_path / "run/checkpoints/step-2").iterdir():
         path.unlink()

@@ -28,6 +28,7 @@ import numpy as np
 import PIL
 
 from zoo_core.errors import UserError
+from zoo_core.files import read_json
 from zoo_core.maps import TYPES
 
 FORMAT = 1
@@ -238,7 +239,7 @@ def _open(content: str, form: Form) -> Stored | None:
     """Map an entry; None when there is none or it is damaged."""
     folder = _images() / _entry(content, form)
     try:
-        meta = json.loads((folder / "meta.json").read_text("ascii"))
+        meta = read_json(folder / "meta.json")
         found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _arrays(form)}
         labels = np.load(folder / "labels.npy") if meta["labelled"] else None
         whole = all(

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo_core.errors import UserError
+from zoo_core.files import read_json
 from zoo_core.program import Stage
 
 MANIFEST = "manifest.json"
@@ -119,7 +120,9 @@ def latest(folder: Path, warn=print) -> Checkpoint | None:
         except UserError as error:
             warn(str(error))
     if found:
-        raise UserError(f"no checkpoint in {folder} can be used; name another run with --out, or delete this one.")
+        raise UserError(
+            f"no checkpoint in {folder} can be used; move the whole run away, and repeat the command that trained it."
+        )
     return None
 
 
@@ -142,7 +145,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"the checkpoint {path} is not complete: {Path(error.filename).name} is missing.") from None
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else error
         raise UserError(f"the checkpoint {path} cannot be read ({reason}).") from None
     return Checkpoint(path, state)
@@ -152,7 +155,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path.name} is too large")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     if not isinstance(content, dict):

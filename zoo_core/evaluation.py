@@ -17,6 +17,7 @@ from zoo_core import metrics, sampling
 from zoo_core.data import ImageSet
 from zoo_core.errors import UserError, did_you_mean
 from zoo_core.extractors import Extractor, Features, image_batches, open_extractor
+from zoo_core.files import read_json
 from zoo_core.interfaces import Generator
 from zoo_core.metrics import Figure
 from zoo_core.progress import counting
@@ -80,7 +81,7 @@ def measure(
 def reference_name(images: ImageSet, folder: Path) -> str:
     """What figures call `images`: "train" when the run in `folder` was trained on them, else a name with their hash."""
     try:
-        if json.loads((folder / "manifest.json").read_text())["data"]["content"] == images.content:
+        if read_json(folder / "manifest.json")["data"]["content"] == images.content:
             return REFERENCE
     except (OSError, ValueError, KeyError, TypeError):  # without a manifest nobody knows what the run has seen
         pass
@@ -165,7 +166,7 @@ def read(folder: Path) -> dict[str, Any]:
     It maps "start" and "end" to a `Report.to_dict` with its step, "during" and "commands" to lists of such.
     """
     try:
-        kept = json.loads((folder / FILE).read_text())
+        kept = read_json(folder / FILE)
         if not isinstance(kept, dict):
             raise ValueError("it is no mapping")
         lists = [kept.get(name, []) for name in ("during", "commands")]
@@ -219,10 +220,11 @@ def _restore(content: dict[str, Any]) -> Report:
 def _check_entry(entry: Any) -> None:
     """Raise ValueError unless it is a measurement: it has a step and can be shown."""
     try:
-        if isinstance(entry["step"], int):
+        step, seed = entry["step"], entry.get("seed", 0)
+        if isinstance(step, int) and 0 <= step < 2**63 and isinstance(seed, int):
             format_report(_restore(entry))
             return
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         pass
     raise ValueError("an entry is not a measurement")
 

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from zoo_core.errors import UserError
-from zoo_core.files import replacing
+from zoo_core.files import parse_json, replacing
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -97,7 +97,7 @@ class Journal:
 
     def _keeps(self, line: str, step: int) -> bool:
         try:
-            written = json.loads(line)
+            written = parse_json(line)
             return written.get("stage", "") != self._stage or written.get("step", 0) <= step
         except (ValueError, AttributeError, TypeError):
             return False

@@ -14,7 +14,7 @@ from zoo_core import catalog
 from zoo_core import recipe as recipes
 from zoo_core.catalog import Component
 from zoo_core.errors import UserError
-from zoo_core.plugins import installed
+from zoo_core.plugins import installed, words
 from zoo_core.recipe import Recipe
 from zoo_core.swapping import change
 
@@ -101,17 +101,11 @@ def lines(found: Table) -> list[str]:
 
 
 def _cell(kind: str, component: Component, host: str, attempt: Attempt) -> Cell:
-    """Try one; where a recipe with labels is refused, also without."""
+    """Try one; where it is refused, also without labels."""
     here = component.full_name, host
-    try:
-        wanted = swapped(kind, component, host)
-    except UserError as error:
-        return Cell(*here, str(error))
-    reason, broken = _tried(attempt, wanted)
-    if reason and not broken and wanted.data.labels:
-        unlabelled = swapped(kind, component, host, [WITHOUT_LABELS])
-        if not _tried(attempt, unlabelled)[0]:
-            return Cell(*here, reason, change="data.labels=false")
+    reason, broken = _tried(lambda: attempt(swapped(kind, component, host)))
+    if reason and not broken and not _tried(lambda: attempt(swapped(kind, component, host, [WITHOUT_LABELS])))[0]:
+        return Cell(*here, reason, change="data.labels=false")
     return Cell(*here, reason, broken=broken)
 
 
@@ -122,13 +116,12 @@ def _mark(each: Cell, reasons: dict[str, int]) -> str:
     return f"✓{number}" if each.change else str(number)
 
 
-def _tried(attempt: Attempt, wanted: Recipe) -> tuple[str, bool]:
+def _tried(act: Callable[[], None]) -> tuple[str, bool]:
     """Why it does not fit, "" if it does; and whether it is broken."""
     try:
-        attempt(wanted)
+        act()
     except UserError as error:
         return str(error), False
-    except Exception as error:  # a stranger's code; the other cells are wanted all the same
-        text = " ".join(str(error).split())
-        return f"{type(error).__name__}: {text}"[:300], True
+    except (Exception, SystemExit) as error:  # a stranger's code; the other cells are wanted all the same
+        return words(error), True
     return "", False

@@ -111,7 +111,7 @@ def _candidates(broken: dict[str, Broken]) -> dict[str, list[_Candidate]]:
         except Exception as error:  # any package of the environment may be damaged
             if _concerns_us(distribution):
                 package = _folder_of(distribution)
-                broken[package] = Broken(package, package, f"its metadata cannot be read ({_words(error)})")
+                broken[package] = Broken(package, package, f"its metadata cannot be read ({words(error)})")
             continue
         for entry in entries:
             found[entry.name].setdefault(_normal(package), _Candidate(entry, package, version))
@@ -181,10 +181,10 @@ def _explain(error: BaseException) -> str:
         misspelt = re.search(r"unknown hook '\w*'", text)
         if misspelt:
             return f"{misspelt[0]}; the hook is named zoo_plugin"
-    return _words(error)
+    return words(error)
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
     """An exception in one line; its own text may have many, or fail."""
     try:
         text = " ".join(str(error).split())

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zoo_core import checkpoint, parts, recipe
 from zoo_core.errors import UserError
-from zoo_core.files import replacing
+from zoo_core.files import read_json, replacing
 from zoo_core.interfaces import Discriminator, Generator, Reconstructing
 from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.plugins import installed
@@ -121,11 +121,14 @@ class Run:
 def load(path: str | Path, device: str | torch.device | None = None) -> Run:
     """Open a run folder (its newest good checkpoints) or a checkpoint folder. Raises UserError when there is none."""
     folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        raise UserError(f"there is no run folder {path}; `zoo train` makes one under runs/.")
-    home, chosen = _home(folder)
-    if not (home / RECIPE).exists():
-        raise UserError(f"{home} is not a run: it has no {RECIPE}.")
+    try:
+        if not folder.is_dir():
+            raise UserError(f"there is no run folder {path}; `zoo train` makes one under runs/.")
+        home, chosen = _home(folder)
+        if not (home / RECIPE).exists():
+            raise UserError(f"{home} is not a run: it has no {RECIPE}.")
+    except OSError as error:  # a path that is too long, or one that is closed to us
+        raise UserError(f"cannot look at the run folder {path} ({error.strerror}); name another.") from None
     found = [checkpoint.open_checkpoint(chosen)] if chosen else []
     for stage in _stage_folders(home / CHECKPOINTS):
         if not chosen or stage != chosen.parent:
@@ -277,7 +280,7 @@ def manifest(wanted: Recipe, data: Mapping[str, Any], num_processes: int) -> dic
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What `manifest.json` says; nothing where there is none, or none that can be read."""
     try:
-        found = json.loads((folder / MANIFEST).read_text())
+        found = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

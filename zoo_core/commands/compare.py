@@ -55,9 +55,10 @@ def command(contenders: tuple[str, ...], verify: Path | None, **options: Any) ->
     if verify:
         if contenders:
             raise click.UsageError("--verify takes a report and no contenders.")
+        from zoo_core import session
         from zoo_core.comparison import verifying
 
-        verifying.verify(verify, click.echo)
+        verifying.verify(verify, session.build_stages, click.echo)
         click.echo("The report holds.")
         return 0
     if not contenders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -26,10 +27,10 @@ def command(runs: tuple[Path, ...], no_cost: bool, out: Path) -> None:
     from zoo_core.errors import UserError
     from zoo_core.runs import write_text
 
-    file = out / page.FILE if out.is_dir() else out
+    file = out / page.FILE if os.path.isdir(out) else out
     if file.suffix != ".html":
         raise UserError(f"--out names the page, such as {page.FILE}, not {out}.")
-    if (file.parent / plan.FILE).exists():
+    if os.path.exists(file.parent / plan.FILE):
         raise UserError(f"{file.parent} holds a comparison with a report of its own; name another place with --out.")
     folders = [folder.expanduser() for folder in dict.fromkeys(runs)]
     found = existing.compare(folders, session.build_stages, file.parent, click.echo, count_cost=not no_cost)

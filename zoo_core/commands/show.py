@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +21,7 @@ def command(name: str, recipe: str, settings: tuple[str, ...]) -> None:
     where it came from, how far it is, its recipe."""
     if recipe or settings:
         _show_recipe(name, recipe, settings)
-    elif os.sep in name or (Path(name) / "recipe.yaml").is_file():
+    elif os.sep in name or os.path.isfile(os.path.join(name, "recipe.yaml")):
         _show_run(name)
     else:
         _show_plugin(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from zoo_core.comparison.telling import listed
 from zoo_core.errors import UserError
 from zoo_core.evaluation import read as read_evaluation
 from zoo_core.extractors import INCEPTION
+from zoo_core.files import parse_json
 from zoo_core.random_conv import RANDOM_CONV
 from zoo_core.spec import Plugin
 
@@ -140,10 +140,10 @@ class Spent:
         """By stage: (images, seconds) at each line."""
         for line in lines:
             stage = line.get("stage", stages[0])
-            if stage in self._points and isinstance(line.get("images"), int) and "event" not in line:
+            if stage in self._stages and _counts(line) and line["images"] > self._points[stage][-1][0]:
                 before, seconds = self._points[stage][-1]
                 images, step, rate = line["images"], line.get("step", 0), line.get("images_per_second")
-                first = step * before // images if images else 0  # the step of the line before
+                first = step * before // images  # the step of the line before
                 paused = stage == stages[-1] and any(first <= place < step for place in measured)
                 if rate and not paused:
                     seconds += (images - before) / rate
@@ -163,7 +163,7 @@ class Spent:
             text = ""
         for line in text.splitlines():
             try:
-                read = json.loads(line)
+                read = parse_json(line)
             except ValueError:
                 continue
             lines += [read] if isinstance(read, dict) else []
@@ -177,7 +177,7 @@ class Spent:
             seen = images if name == stage else points[-1][0]
             total += seen
             flops += seen * self._flops.get(name, 0.0)
-            seconds += float(np.interp(seen, *zip(*points, strict=True)))
+            seconds += float(np.interp(float(seen), *zip(*points, strict=True)))
             if name == stage:
                 break
         return total, flops, seconds
@@ -186,6 +186,18 @@ class Spent:
     def seconds(self) -> float:
         """Of the whole training."""
         return sum(points[-1][1] for points in self._points.values())
+
+
+def _counts(line: Mapping[str, Any]) -> bool:
+    """Whether a line says how far a training was, in numbers."""
+    numbers = [line.get(name, 0) for name in ("images", "step", "seconds", "images_per_second")]
+    whole = all(isinstance(number, int) for number in numbers[:2])
+    return whole and "event" not in line and all(_is_amount(number) for number in numbers)
+
+
+def _is_amount(value: Any) -> bool:
+    """Of something that a training may have taken: not text, not NaN, and nothing that overflows."""
+    return isinstance(value, (int, float)) and (value == 0 or 2**-63 < value < 2**63)
 
 
 def published(plugin: Plugin) -> list[Published]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zoo_core import bench, catalog, parts, runs
 from zoo_core import recipe as recipes
@@ -18,6 +18,7 @@ from zoo_core.comparison.plan import Job, Plan, jobs
 from zoo_core.comparison.results import Comparison, Contender, Cost, Neighbours, Trained
 from zoo_core.data import ImageSet
 from zoo_core.extractors import open_extractor
+from zoo_core.files import read_json
 from zoo_core.recipe import Recipe, for_stage
 from zoo_core.runs import write_text
 from zoo_core.schema import build as build_checked
@@ -26,6 +27,29 @@ FIRST_GENERATION_SEED = 1000
 """Grids and curves are drawn from the small ones; reported figures see others."""
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What a contender costs, as it is kept."""
+
+    flops: dict[str, float]
+    """Training operations of an image, by stage."""
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Real:
+    """What figures say of real images, as it is kept."""
+
+    floors: Values
+    sanity: dict[str, Values]
+    """Of spoilt ones, by what was done to them."""
+    notes: dict[str, str]
+    """By a figure's kind."""
+
+
+Form = TypeVar("Form", Priced, Real)
 
 
 @dataclass(frozen=True)
@@ -38,11 +62,15 @@ class Course:
     build: bench.Build
     """Asks a recipe's plugin for its stages."""
     say: Say
+    """Told before anything is measured, which it prevents by raising."""
 
     def run(self, launcher: str, command: str) -> Comparison:
         """Train, measure, assemble. Raises Interrupted, and UserError for a training that fails or cannot start."""
         execute.train(jobs(self.plan, self.folder), self.progress, launcher, self.say)
-        return self.assembled(command)
+        try:
+            return self.assembled(command)
+        except KeyboardInterrupt:  # each measurement is kept as soon as it is there
+            raise execute.Interrupted from None
 
     def stages(self, recipe: Recipe) -> list[str]:
         """The names of a recipe's stages."""
@@ -141,36 +169,35 @@ class Course:
 
     def _cost(self, name: str, recipe: Recipe, stages: Sequence[str]) -> tuple[dict[str, float], Cost]:
         """Measured once and kept, so that the report's numbers stay when it is made again."""
-        file = self.folder / MEASURED / f"cost-{name}.json"
-        kept = _read(file)
-        if not kept:
+        file = self.folder / MEASURED / "cost" / f"{name}.json"
+        kept = _kept(file, Priced)
+        if not kept or kept.flops.keys() != set(stages):
             self.say(f"Counting what {name} costs.")
             bill = Bill(recipe, self.build, stages)
             flops = bill.prices("flops")
-            cost = bill.cost(budget.shares(recipe, stages), flops, memory=True)
-            kept = {"flops": flops, "cost": dataclasses.asdict(cost)}
-            write_text(file, json.dumps(kept, indent=1))
-        return kept["flops"], build_checked(Cost, kept["cost"], str(file))
+            kept = Priced(flops, bill.cost(budget.shares(recipe, stages), flops, memory=True))
+            write_text(file, json.dumps(dataclasses.asdict(kept), indent=1))
+        return kept.flops, kept.cost
 
     def _sanity(self, asked: Asked) -> tuple[Values, dict[str, Values], dict[str, str]]:
         """Floors, figures of spoilt images, and notes on figures; measured once and kept."""
         file = self.folder / MEASURED / "sanity.json"
-        kept = _read(file)
-        if not kept:
+        kept = _kept(file, Real)
+        if not kept or kept.sanity.keys() != measure.SPOILT.keys():
             self.say("Measuring real images, and spoilt ones.")
             floors, notes = measure.floors(asked)
-            kept = {"floors": floors, "sanity": measure.sanity(asked), "notes": notes}
-            write_text(file, json.dumps(kept, indent=1))
-        return kept["floors"], kept["sanity"], kept["notes"]
+            kept = Real(floors, measure.sanity(asked), notes)
+            write_text(file, json.dumps(dataclasses.asdict(kept), indent=1))
+        return kept.floors, kept.sanity, kept.notes
 
     def _manifest(self) -> dict[str, Any]:
         first = next(iter(self.plan.recipes.values()))
         return runs.manifest(first, self.images.describe(), 1)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _kept(file: Path, form: type[Form]) -> Form | None:
+    """What a file keeps; None where there is none, or not a whole one."""
     try:
-        content = json.loads(file.read_text())
+        return build_checked(form, read_json(file), str(file))
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from zoo_core import checkpoint, runs
 from zoo_core.comparison.plan import Job
 from zoo_core.errors import UserError
+from zoo_core.files import parse_json
 from zoo_core.recipe import Recipe, for_stage
 from zoo_core.trainer import num_steps
 
@@ -63,7 +63,7 @@ def _diverged(folder: Path) -> str:
     """Where the journal's last word is a divergence, its place."""
     try:
         lines = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
-        last = json.loads(lines[-1])
+        last = parse_json(lines[-1])
     except (OSError, ValueError, IndexError):
         return ""
     if not isinstance(last, dict) or last.get("event") != "diverged":
@@ -123,10 +123,18 @@ def train(jobs: Sequence[Job], state: Callable[[Job], Progress], launcher: str, 
         if state(job).diverged:
             say(f"{job.contender}, seed {job.seed}, diverged: {state(job).diverged}. It counts as such.")
         elif not state(job).finished:
-            raise UserError(
-                f"the training of {job.contender} with seed {job.seed} ended with exit code {code} before its end; "
-                "its own message stands above. Repeat the command to go on with it."
-            )
+            raise UserError(_ended(job, code))
+
+
+def _ended(job: Job, code: int) -> str:
+    """What is said of a training that is not over, though its command is."""
+    said = f"the training of {job.contender} with seed {job.seed} ended with exit code {code} before its end"
+    if code:
+        return f"{said}; its own message stands above. Repeat the command to go on with it."
+    return (
+        f"{said}: has --launcher handed it to a queue? Use one that waits (`sbatch --wait`), or queue what --dry-run "
+        "prints; repeat the command when it is done."
+    )
 
 
 def _waited(job: Job, say: Say) -> bool:

@@ -25,8 +25,10 @@ from zoo_core.data import ImageSet
 from zoo_core.errors import UserError
 from zoo_core.evaluation import REFERENCE, Report, measure, real_features
 from zoo_core.extractors import Extractor, image_batches
+from zoo_core.files import read_json
 from zoo_core.metrics import Figure
 from zoo_core.runs import Run, write_text
+from zoo_core.schema import coerce
 
 MEASURED = "measured"
 STRUCTURES = {"symmetry_error": True, "pair_agreement": False, "pair_excess": False, "count_agreement": False}
@@ -107,18 +109,22 @@ def of_structure(rows: Mapping[str, tuple[float, float]], num: int) -> Values:
     if not rows:
         return {}
     said = {name: rows[name][0] for name in STRUCTURES if name in rows}
-    agreed, by_chance = rows["pair_agreement"]
-    said["pair_excess"] = None if agreed is None or by_chance is None else agreed - by_chance
+    if "pair_agreement" in rows:
+        agreed, by_chance = rows["pair_agreement"]
+        said["pair_excess"] = None if agreed is None or by_chance is None else agreed - by_chance
     return {f"{name}@drawn:N={num}": _finite(value) for name, value in said.items()}
 
 
 def _kept(file: Path, identity: Mapping[str, Any]) -> dict[str, Values]:
+    """By generation seed; nothing where the file is of something else, damaged, or not whole."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
+        content = read_json(file)
+        same = all(content[key] == value for key, value in identity.items())
+        kept = coerce(content["seeds"], dict[str, Values], str(file)) if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    same = isinstance(content, dict) and all(content.get(key) == value for key, value in identity.items())
-    return content.get("seeds", {}) if same else {}
+    names = {frozenset(values) for values in kept.values()}
+    return kept if len(names) == 1 and all(names) else {}
 
 
 # --- images that anyone can judge ---

@@ -20,9 +20,9 @@ from torch import Tensor
 from zoo_core import runs, sampling
 from zoo_core.comparison.measure import MEASURED, Asked
 from zoo_core.comparison.results import Neighbours, Trained
-from zoo_core.errors import UserError
 from zoo_core.evaluation import real_features
 from zoo_core.extractors import image_batches
+from zoo_core.files import read_json
 from zoo_core.schema import build
 
 SHOWN = 8
@@ -120,8 +120,8 @@ def find(
 
 def _kept(file: Path, identity: Mapping[str, Any]) -> Neighbours | None:
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         same = all(content[key] == value for key, value in identity.items())
         return build(Neighbours, content["neighbours"], str(file)) if same else None
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

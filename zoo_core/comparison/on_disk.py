@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Found:
 
 def find(folder: Path, build: bench.Build) -> Found:
     """Read a run folder; `build` asks its plugin for its stages. Raises UserError for what is none."""
-    if not (folder / runs.RECIPE).exists():
+    if not os.path.exists(folder / runs.RECIPE):  # False, and no error, where the disk refuses to look
         home = runs.load(folder).path  # says what is wrong, if it is not one of a run's checkpoints
         raise UserError(f"{folder} is a checkpoint; a report is made of whole runs, so name {home}.")
     recipe = runs.read_recipe(folder)

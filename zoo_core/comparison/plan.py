@@ -18,6 +18,7 @@ from zoo_core.comparison.contenders import Entry
 from zoo_core.comparison.results import Budget, Track
 from zoo_core.data import ImageSet
 from zoo_core.errors import UserError
+from zoo_core.files import read_json
 from zoo_core.plain_yaml import parse_yaml, read_text
 from zoo_core.recipe import Recipe
 from zoo_core.runs import LOCK, write_text
@@ -145,10 +146,10 @@ def _kept(folder: Path) -> dict[str, Any] | None:
     try:
         if not path.exists():
             return None
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"cannot use the folder {folder} ({error.strerror}); name another with --out.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}); name another folder with --out.") from None
     return content if isinstance(content, dict) else {}
 

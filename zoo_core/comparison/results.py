@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from zoo_core.comparison.statistics import Summary, Verdict
 from zoo_core.errors import UserError
+from zoo_core.files import read_json
 from zoo_core.schema import build
 
 PROTOCOL = "zoo-fair/1"
@@ -202,10 +203,12 @@ def read(path: Path) -> Comparison:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} is too large to be a report.")
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).") from None
-    except (ValueError, RecursionError):
+    except UserError:
+        raise
+    except ValueError:
         raise UserError(f"{path} is not JSON; name the report.json of a comparison.") from None
     if not isinstance(content, dict) or content.get("protocol") != PROTOCOL:
         raise UserError(f"{path} is not a report of the protocol {PROTOCOL}.")

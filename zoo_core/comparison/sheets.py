@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from zoo_core.comparison import telling
 from zoo_core.comparison.results import Contender, Trained
+from zoo_core.files import parse_json
 
 LARGEST = 1100
 """Pixels of a side, beyond which a grid is made smaller."""
@@ -89,7 +89,7 @@ def _last_stage(journal: Path) -> str:
         return ""
     for line in reversed(lines):
         try:
-            return str(json.loads(line).get("stage", ""))
+            return str(parse_json(line).get("stage", ""))
         except (ValueError, AttributeError):
             continue
     return ""
