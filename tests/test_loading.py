@@ -12,6 +12,7 @@ import pytest
 import torch
 import toys
 from accelerate.state import AcceleratorState
+from calls import call
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
@@ -358,6 +359,14 @@ def test_evaluation_file_keeps_what_could_not_be_read(tmp_path):
     kept = {"start": GOOD, "end": GOOD, "commands": [GOOD, GOOD]}
     evaluation.write(tmp_path, kept)
     assert evaluation.read(tmp_path) == kept
+
+
+@pytest.mark.parametrize("written", [{"imported": [1]}, {"imported": {"file": "x"}}, {"data": "pets"}])
+def test_a_run_whose_manifest_is_odd_is_shown_all_the_same(trained, tmp_path, written):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "manifest.json").write_text(json.dumps(written))
+    found = call(tmp_path, ["show", "run"])
+    assert found.code == 0 and "manifest.json is damaged" in found.out and "generator:" in found.out
 
 
 def test_finished_run_that_is_repeated_shows_its_figures_again(trained, tmp_path):

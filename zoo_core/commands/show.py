@@ -54,11 +54,14 @@ def _show_run(folder: str) -> None:
     opened = runs.load(folder, "cpu")
     manifest = runs.read_manifest(opened.path)
     click.echo(f"{opened.path}: {opened.recipe.plugin}, {opened.step:,} steps of {opened.recipe.train.batch} images")
-    if source := manifest.get(runs.IMPORTED):
-        click.echo(f"imported: {source['file']}, {source['bytes']:,} bytes, sha256 {source['sha256']}")
-        click.echo(f"held: {', '.join(source['networks'])}")
-    if data := manifest.get("data"):
-        click.echo(f"trained on: {data.get('name')}")
+    try:
+        if source := manifest.get(runs.IMPORTED):
+            click.echo(f"imported: {source['file']}, {source['bytes']:,} bytes, sha256 {source['sha256']}")
+            click.echo(f"held: {', '.join(source['networks'])}")
+        if data := manifest.get("data"):
+            click.echo(f"trained on: {data.get('name')}")
+    except (AttributeError, KeyError, TypeError, ValueError):  # a stranger may have written it
+        click.echo("origin: its manifest.json is damaged")
     click.echo(f"started: {manifest.get('started', 'unknown')}\n")
     _print_recipe(opened.recipe)
 
