@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from zoo_core.comparison import assemble
+from zoo_core.comparison.flags import flags_for
 from zoo_core.comparison.results import Budget, Comparison, Contender, Cost, CurvePoint, Published, Trained
 
 NAMES = ("styleswin", "stylenat", "sagan", "hit-low-resolution-stages-only", "styleswin+hydra")
@@ -46,7 +47,7 @@ def comparison(names: Sequence[str] = NAMES, seeds: int = 3, samplings: int = 3,
         contenders=contenders,
         figures=figures,
         agreement=assemble.agreements(figures),
-        flags=assemble.flags(contenders, figures, remarks, seeds),
+        flags=flags_for(contenders, figures, remarks, seeds),
         manifest={
             "python": "3.11.7",
             "packages": {"torch": "2.15.0", "numpy": "2.4.6"},

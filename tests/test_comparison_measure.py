@@ -17,6 +17,7 @@ import toys
 from zoo_core import metrics
 from zoo_core.comparison import assemble, measure
 from zoo_core.comparison.assemble import Spent
+from zoo_core.comparison.flags import flags_for
 from zoo_core.comparison.measure import Asked
 from zoo_core.comparison.results import Budget, Contender
 from zoo_core.errors import UserError
@@ -178,7 +179,7 @@ def contenders() -> list[Contender]:
 
 def warned(found: Sequence[Contender], budget: Budget | None = None, seeds: int = 5) -> list[str]:
     figures = assemble.compared(found, {}, {}, 3)
-    return assemble.flags(found, figures, [], seeds, budget)
+    return flags_for(found, figures, [], seeds, budget)
 
 
 def changed(contender: Contender, seed: int = 0, **more: object) -> Contender:
@@ -214,7 +215,7 @@ def test_values_stand_by_seed_and_sampling() -> None:
 def test_notes_on_figures_are_flags_with_the_names_of_the_figures() -> None:
     found = contenders()
     figures = assemble.compared(found, {}, {}, 3, {"fd": "too few", "kd": "too few", "recall": "else"})
-    flags = assemble.flags(found, figures, [], 5)
+    flags = flags_for(found, figures, [], 5)
     assert "FD and KD: too few." in flags and "recall: else." in flags
 
 

@@ -130,7 +130,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def find(folder: Path, of: Asked, trained: Trained = TRAINED) -> Neighbours:
-    return neighbours.find("toy", trained, 1000, folder, of, lambda text: None)
+    return neighbours.find("toy", trained, 1000, folder, folder / "kept", of, lambda text: None)
 
 
 def test_the_samples_are_the_first_of_those_that_figures_are_of(
@@ -166,7 +166,7 @@ def test_what_is_kept_is_not_looked_for_again(tmp_path: Path, opened: list[Path]
     assert (tmp_path / found.picture).read_bytes() == picture
     find(tmp_path, of, dataclasses.replace(TRAINED, weights="cd" * 32))
     assert len(opened) == 3, "of other weights"
-    (file,) = (tmp_path / "measured" / "neighbours").glob("*.json")
+    (file,) = (tmp_path / "kept").glob("*.json")
     file.write_text(file.read_text().replace('"num_real"', '"number"'))
     assert find(tmp_path, of) == found and len(opened) == 4, "of another form"
 

@@ -320,7 +320,7 @@ def test_the_newest_grid_of_the_first_seed_is_shown_and_a_missing_one_is_said(
     assert len(pictures) == len(made.contenders) - 1
     assert all(base64.b64decode(each["src"].partition(",")[2]).startswith(b"\x89PNG") for each in pictures)
     assert "no grid is kept of seed 0" in words(seen.text)
-    assert sheets.newest(folder / made.contenders[0].runs[0].folder)[0] == 30_000
+    assert sheets.newest(folder / made.contenders[0].runs[0].folder)[1] == 30_000
 
 
 def test_of_several_stages_the_last_ones_grid_is_shown(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_of_several_stages_the_last_ones_grid_is_shown(tmp_path: Path) -> None:
     for name in ("first-images-000000900.png", "second-images-000000100.png", "second-codes-images-000000200.png"):
         (tmp_path / "samples" / name).touch()
     (tmp_path / "metrics.jsonl").write_text('{"stage": "first", "step": 9}\n{"stage": "second", "step": 1}\n{"st')
-    assert sheets.newest(tmp_path)[1].name == "second-images-000000100.png"
+    assert sheets.newest(tmp_path)[::2] == ("second", tmp_path / "samples" / "second-images-000000100.png")
 
 
 def test_a_damaged_picture_is_said(made: Comparison, tmp_path: Path) -> None:
@@ -473,6 +473,10 @@ CHECK = """
 """
 
 
+SLOW_MACHINE = 180_000
+"""Milliseconds that a browser may take to open the page where other work has the machine."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -521,7 +525,7 @@ def shown(browser: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
     tab.on("requestfailed", lambda request: complaints.append(request.url))
     requests: list[str] = []
     tab.on("request", lambda request: requests.append(request.url))
-    tab.goto((folder / page.FILE).as_uri())
+    tab.goto((folder / page.FILE).as_uri(), timeout=SLOW_MACHINE)
     tab.evaluate("document.querySelectorAll('details').forEach((part) => part.open = true)")
     assert [url for url in requests if not url.startswith("data:")] == [(folder / page.FILE).as_uri()]
     return tab, complaints
@@ -553,7 +557,7 @@ def test_paper_holds_it_whole_with_closed_parts_open(browser: Any, request: pyte
     """A4 less its margins is 703 px wide; in dark rooms too paper is white."""
     folder = request.getfixturevalue(what)
     tab = browser.new_page(viewport={"width": 703, "height": 1000}, color_scheme="dark")
-    tab.goto((folder / page.FILE).as_uri())
+    tab.goto((folder / page.FILE).as_uri(), timeout=SLOW_MACHINE)
     tab.emulate_media(media="print")
     cut = """() => [...document.querySelectorAll("table, pre, svg, img")]
         .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)

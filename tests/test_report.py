@@ -12,7 +12,7 @@ import yaml
 from calls import call
 from PIL import Image
 
-from zoo_core.comparison import results
+from zoo_core.comparison import measure, results
 from zoo_core.errors import UserError
 
 SMALL = [
@@ -73,9 +73,9 @@ def measured(run: Path, values: dict[int, float | None], *more: dict[str, Any]) 
     (run / "evaluation.json").write_text(json.dumps({"end": entry(first), "commands": [*commands, *more]}))
 
 
-def report(place: Path, *runs: str, cost: bool = False) -> tuple[Any, results.Comparison | None]:
+def report(place: Path, *runs: str, cost: bool = False, look: bool = False) -> tuple[Any, results.Comparison | None]:
     names = runs or tuple(sorted(path.name for path in place.iterdir() if path.is_dir()))
-    found = call(place, ["report", *names, *([] if cost else ["--no-cost"])])
+    found = call(place, ["report", *names, *([] if cost else ["--no-cost"]), *([] if look else ["--no-measure"])])
     if found.code:
         return found, None
     content = json.loads((place / "report.json").read_text())
@@ -193,6 +193,62 @@ def test_structure_stands_beside_what_real_pictures_score(place: Path) -> None:
     assert figures["count_agreement"].summaries["slow"].mean is None
 
 
+def test_spoilt_images_and_neighbours_stand_beside_what_runs_have(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "slow-seed-0", tmp_path / "run")
+    found, made = report(tmp_path, "run", look=True)
+    assert made is not None, found.err
+    (figure,) = made.figures
+    assert set(figure.sanity) == set(measure.SPOILT)
+    assert len(set(figure.sanity.values())) == len(figure.sanity) and min(figure.sanity.values()) > 0
+    looked = made.contenders[0].neighbours
+    assert (looked.num_samples, looked.num_real, looked.generation_seed) == (8, 16, 0)
+    assert looked.picture == "report-neighbours/run.png" and (tmp_path / looked.picture).exists()
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "Nearest training images" in page and "blurred" in page and not any("not shown" in flag for flag in made.flags)
+    )
+    repeated, _ = report(tmp_path, "run", look=True)
+    assert "Looking for" in found.out and "Looking for" not in repeated.out
+
+
+def moved_images(run: Path) -> None:
+    recipe(run, ("data", "source"), str(run / "nowhere"))
+
+
+def changed_images(run: Path) -> None:
+    shutil.copytree(run.parent / "pics", run / "pics")
+    Image.new("RGB", (32, 32)).save(run / "pics" / "0.png")
+    recipe(run, ("data", "source"), str(run / "pics"))
+
+
+def without_manifest(run: Path) -> None:
+    (run / "manifest.json").unlink()
+
+
+def by_another_network(run: Path) -> None:
+    measured(run, {0: 3.0}, entry(4.0, name=FD.replace("random-conv-v1", "seen-by-nobody"), seed=0))
+
+
+UNSEEN = {
+    "images that are gone": (moved_images, "nearest training images are shown: there is no"),
+    "images that changed": (changed_images, "holds other images now than when the runs were trained"),
+    "unknown images": (without_manifest, "no manifest says which images"),
+    "an unknown network": (by_another_network, "What figures through seen-by-nobody:32px say of spoilt images is not"),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_cannot_be_measured_beside_runs_is_said(trained: Path, tmp_path: Path, what: str) -> None:
+    shutil.copytree(trained / "slow-seed-0", tmp_path / "run")
+    shutil.copytree(trained / "pics", tmp_path / "pics")
+    spoil, says = UNSEEN[what]
+    spoil(tmp_path / "run")
+    found, made = report(tmp_path, "run", look=True)
+    assert made is not None, found.err
+    assert any(says in flag for flag in made.flags), made.flags
+    assert bool(made.contenders[0].neighbours) == (what == "an unknown network")
+
+
 def other_images(place: Path) -> None:
     path = place / "slow-seed-1" / "manifest.json"
     content = json.loads(path.read_text())
@@ -224,6 +280,6 @@ def test_bad_input_is_a_sentence_and_writes_nothing(place: Path, what: str) -> N
     (place / "compared").mkdir()
     (place / "compared" / "plan.json").touch()
     arguments, says = REFUSED[what]
-    found = call(place, ["report", "--no-cost", *arguments(place)])
+    found = call(place, ["report", "--no-cost", "--no-measure", *arguments(place)])
     assert found.code == 2 and says in found.err and "Traceback" not in found.err
     assert not list(place.glob("*.html")) and not list(place.glob("compared/*.html"))

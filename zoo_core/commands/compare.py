@@ -140,16 +140,11 @@ def _ready(request: Request) -> tuple[ImageSet, list[str]]:
     from zoo_core.errors import UserError
     from zoo_core.extractors import open_extractor
 
-    wanted, refusals, unmeasured = [], [], []
-    for name, entry in request.entries.items():
-        try:
-            wanted.append(contenders.resolve(entry, plan.shared_settings(request)).data)
-        except UserError as error:
-            refusals.append(f"{name}: {error}")
-    images = None
+    found, refusals = contenders.resolve_all(request.entries, plan.shared_settings(request))
+    images, unmeasured = None, []
     try:
-        if wanted:
-            data = min(wanted, key=lambda each: each.resolution)
+        if found:
+            data = min((recipe.data for recipe in found.values()), key=lambda each: each.resolution)
             images = open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
     except UserError as error:
         refusals.append(f"--data: {error}")

@@ -12,13 +12,18 @@ import click
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--no-cost", is_flag=True, help="Do not count parameters, FLOPs and throughput: it takes a minute or so.")
 @click.option(
+    "--no-measure",
+    is_flag=True,
+    help="Neither measure spoilt images nor look for training images near to samples.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The page; JSON beside it."
 )
-def command(runs: tuple[Path, ...], no_cost: bool, out: Path) -> None:
+def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, out: Path) -> None:
     """Make the page of `zoo compare` from runs that are there: those of one recipe are one contender.
 
-    Shown are the figures that all have: those of the end of training, and of `zoo evaluate`. Nothing is measured. Runs
-    that were not made under one plan differ in more than one thing, and the page says in what.
+    Shown are the figures that all have: those of the end of training, and of `zoo evaluate`. Runs that were
+    not made under one plan differ in more than one thing, and the page says in what.
     """
     if not runs:
         raise click.UsageError("Name at least one run folder.")
@@ -33,7 +38,9 @@ def command(runs: tuple[Path, ...], no_cost: bool, out: Path) -> None:
     if os.path.exists(file.parent / plan.FILE):
         raise UserError(f"{file.parent} holds a comparison with a report of its own; name another place with --out.")
     folders = [folder.expanduser() for folder in dict.fromkeys(runs)]
-    found = existing.compare(folders, session.build_stages, file.parent, click.echo, count_cost=not no_cost)
+    found = existing.compare(
+        folders, session.build_stages, file, click.echo, count_cost=not no_cost, look=not no_measure
+    )
     numbers = file.with_suffix(Path(results.FILE).suffix)
     write_text(numbers, results.to_json(found))
     page.write(found, file.parent, file.name)

@@ -13,6 +13,7 @@ from zoo_core import bench, catalog, parts, runs
 from zoo_core import recipe as recipes
 from zoo_core.comparison import assemble, budget, execute, measure, neighbours
 from zoo_core.comparison.cost import Bill
+from zoo_core.comparison.flags import flags_for
 from zoo_core.comparison.measure import MEASURED, Asked, Values
 from zoo_core.comparison.plan import Job, Plan, jobs
 from zoo_core.comparison.results import Comparison, Contender, Cost, Neighbours, Trained
@@ -98,7 +99,7 @@ class Course:
             contenders=contenders,
             figures=figures,
             agreement=assemble.agreements(figures),
-            flags=assemble.flags(contenders, figures, self.plan.remarks, request.seeds, request.budget),
+            flags=flags_for(contenders, figures, self.plan.remarks, request.seeds, request.budget),
             manifest=self._manifest(),
             command=command,
             published=[
@@ -165,7 +166,10 @@ class Course:
 
     def _neighbours(self, name: str, trained: Sequence[Trained], asked: Asked) -> Neighbours | None:
         ended = next((run for run in trained if run.state == "done"), None)
-        return neighbours.find(name, ended, self._samplings[0], self.folder, asked, self.say) if ended else None
+        if not ended:
+            return None
+        keep = self.folder / MEASURED / "neighbours"
+        return neighbours.find(name, ended, self._samplings[0], self.folder, keep, asked, self.say)
 
     def _cost(self, name: str, recipe: Recipe, stages: Sequence[str]) -> tuple[dict[str, float], Cost]:
         """Measured once and kept, so that the report's numbers stay when it is made again."""

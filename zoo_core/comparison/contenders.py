@@ -81,6 +81,17 @@ def resolve(entry: Entry, changes: Changes) -> Recipe:
     return recipes.load(plugin, entry.recipe, [*entry.changes(plugin), *changes])
 
 
+def resolve_all(entries: Mapping[str, Entry], changes: Changes) -> tuple[dict[str, Recipe], list[str]]:
+    """The recipes of those that can be resolved, by name, and a sentence for each other one."""
+    found, refusals = {}, []
+    for name, entry in entries.items():
+        try:
+            found[name] = resolve(entry, changes)
+        except UserError as error:
+            refusals.append(f"{name}: {error}")
+    return found, refusals
+
+
 @dataclass(frozen=True)
 class PlanFile:
     """A comparison as a YAML file; what it leaves out, the command line or a default says."""

@@ -76,9 +76,8 @@ class Decider:
                     wrong.append(f"{name}: {error}")
             return made
 
-        shared = shared_settings(self.request)
-        found = each(self.request.entries, lambda name, entry: contenders.resolve(entry, shared))
-        wrong += _unlike(found, self.images)
+        found, refused = contenders.resolve_all(self.request.entries, shared_settings(self.request))
+        wrong += [*refused, *_unlike(found, self.images)]
         whole = each(found, lambda name, recipe: parts.complete(recipe))
         if self.request.track == "swap" and len(whole) > 1:
             wrong += tracks.odd_ones(whole)

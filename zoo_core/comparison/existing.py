@@ -1,7 +1,7 @@
 """Runs that are there already, as a comparison: what they were measured as, and all that such a table cannot say.
 
-Contenders are the runs of one recipe with different seeds. Nothing is trained or measured; what a contender costs may
-be counted. A figure is shown where every run has it, of its newest weights.
+Contenders are the runs of one recipe with different seeds. Nothing is trained, and no figure of a run is measured; what
+the page has beside them may be. A figure is shown where every run has it, of its newest weights.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 
 from zoo_core import bench, catalog, parts, runs
 from zoo_core import recipe as recipes
-from zoo_core.comparison import assemble, budget, measure
+from zoo_core.comparison import alongside, assemble, budget, measure
+from zoo_core.comparison.alongside import Alongside
 from zoo_core.comparison.cost import Bill
+from zoo_core.comparison.flags import flags_for
 from zoo_core.comparison.measure import Values
 from zoo_core.comparison.on_disk import SIZE, Found, find, groups, same_data
 from zoo_core.comparison.results import Budget, Compared, Comparison, Contender, Cost, Trained
-from zoo_core.comparison.statistics import summarise, verdicts
 from zoo_core.comparison.telling import listed
 from zoo_core.errors import UserError
 from zoo_core.recipe import for_stage
@@ -34,12 +35,16 @@ SHARED = ("train.batch", "train.precision", "data.labels", "data.mirror", "data.
 Say = Callable[[str], None]
 
 
-def compare(folders: Sequence[Path], build: bench.Build, beside: Path, say: Say, *, count_cost: bool) -> Comparison:
-    """Runs as a comparison whose page lies in the folder `beside`; `build` asks a recipe's plugin for its stages.
+def compare(
+    folders: Sequence[Path], build: bench.Build, page: Path, say: Say, *, count_cost: bool, look: bool
+) -> Comparison:
+    """Runs as a comparison that is to be shown on `page`; `build` asks a recipe's plugin for its stages.
 
+    With `count_cost` it counts what contenders cost, with `look` it measures spoilt images and looks for neighbours.
     Raises UserError for what is no run, two runs of the same training, runs on different images, and runs without a
     figure that all have.
     """
+    beside = page.parent
     found = [find(folder, build) for folder in folders]
     data = same_data(found)
     grouped = groups(found)
@@ -53,10 +58,14 @@ def compare(folders: Sequence[Path], build: bench.Build, beside: Path, say: Say,
         prices, cost = _cost(group[0], build) if count_cost else ({}, NO_COST)
         contenders.append(_contender(name, group, shown, build, prices, cost))
     shared = set.intersection(*({run.seed for run in group} for group in grouped.values()))
+    seen = Alongside()
+    if look:
+        seen = alongside.look(grouped, contenders, data, names, num, page, say)
+        contenders = [replace(each, neighbours=seen.neighbours.get(each.name)) for each in contenders]
     floors = {name: value for run in found for name, value in run.floors.items()}
-    figures = [_compared(name, contenders, shared, floors, samplings) for name in names]
+    figures = [_compared(name, contenders, shared, floors, seen.sanity, samplings) for name in names]
     seeds = sorted({run.seed for run in found})
-    remarks = [*_differences(grouped), *_pairing(grouped, shared), *left_out]
+    remarks = [*_differences(grouped), *_pairing(grouped, shared), *left_out, *seen.missing]
     return Comparison(
         track="paper",
         budget=Budget("images", max(run.planned for run in found)),
@@ -67,7 +76,7 @@ def compare(folders: Sequence[Path], build: bench.Build, beside: Path, say: Say,
         contenders=contenders,
         figures=figures,
         agreement=assemble.agreements(figures),
-        flags=assemble.flags(contenders, figures, remarks, min(len(group) for group in grouped.values())),
+        flags=flags_for(contenders, figures, remarks, min(len(group) for group in grouped.values())),
         manifest={f"run {_relative(run.folder, beside)}": run.manifest for run in found},
         command=f"zoo report {shlex.join(map(str, folders))}",
         published=[
@@ -167,23 +176,23 @@ def _trained(run: Found, shown: Shown, prices: Mapping[str, float]) -> Trained:
     )
 
 
-def _compared(name: str, contenders: Sequence[Contender], shared: set[int], floors: Values, samplings: int) -> Compared:
+def _compared(
+    name: str,
+    contenders: Sequence[Contender],
+    shared: set[int],
+    floors: Values,
+    sanity: Mapping[str, Values],
+    samplings: int,
+) -> Compared:
     """One figure: means over each contender's own seeds, verdicts over the seeds that all have."""
-    label, better = assemble.LABELS.get(name.partition("@")[0], name.partition("@")[0]), measure.lower_is_better(name)
     whole = {each.name: assemble.table(each.runs, name, samplings) for each in contenders}
     paired = {
         each.name: assemble.table([run for run in each.runs if run.seed in shared], name, samplings)
         for each in contenders
+        if shared
     }
-    return Compared(
-        name=name,
-        label=label,
-        lower_is_better=better,
-        floor=floors.get(name),
-        sanity={},
-        summaries={contender: summarise(rows) for contender, rows in whole.items()},
-        verdicts=verdicts(paired, lower_is_better=better) if shared else [],
-    )
+    spoilt = {what: values.get(name) for what, values in sanity.items()}
+    return assemble.one(name, whole, floors.get(name), spoilt, paired=paired)
 
 
 # --- what a reader must know ---

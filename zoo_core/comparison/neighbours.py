@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo_core import runs, sampling
-from zoo_core.comparison.measure import MEASURED, Asked
+from zoo_core.comparison.measure import Asked
 from zoo_core.comparison.results import Neighbours, Trained
 from zoo_core.evaluation import real_features
 from zoo_core.extractors import image_batches
@@ -87,13 +87,14 @@ def side_by_side(samples: Tensor, found: Neighbours, asked: Asked) -> np.ndarray
 
 
 def find(
-    contender: str, trained: Trained, seed: int, folder: Path, asked: Asked, say: Callable[[str], None]
+    contender: str, trained: Trained, seed: int, folder: Path, keep: Path, asked: Asked, say: Callable[[str], None]
 ) -> Neighbours:
     """The neighbours of one training's samples of a generation seed, the same samples as the figures are of.
 
-    Kept with their picture in the comparison's `folder`, and not looked for again if they are of the same weights.
+    They are kept with their picture in the folder `keep`, below the report's own `folder`, and not looked for again if
+    they are of the same weights.
     """
-    file = folder / MEASURED / "neighbours" / f"{contender}.json"
+    file = keep / f"{contender}.json"
     png = file.with_suffix(".png")
     identity = {
         "weights": trained.weights,

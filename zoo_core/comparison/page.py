@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from zoo_core.comparison import plots, results, telling
-from zoo_core.comparison.assemble import ENOUGH_TO_WIN
+from zoo_core.comparison.flags import ENOUGH_TO_WIN
 from zoo_core.comparison.measure import lower_is_better
 from zoo_core.comparison.results import Compared, Comparison, Contender
 from zoo_core.comparison.sheets import neighbours, sheets

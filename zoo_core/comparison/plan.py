@@ -7,7 +7,6 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +85,9 @@ def fingerprint(plan: Plan) -> str:
 
 def folder_name(request: Request, images: ImageSet) -> str:
     """A folder's name for each different request, whatever a clock says of its prices."""
-    found = {}
-    for contender, entry in request.entries.items():
-        with suppress(UserError):  # `decide` says it
-            found[contender] = recipes.to_dict(contenders.resolve(entry, shared_settings(request)))
-    asked = {"request": _asked(request), "recipes": found, "data": images.describe()}
+    found, _ = contenders.resolve_all(request.entries, shared_settings(request))
+    written = {contender: recipes.to_dict(recipe) for contender, recipe in found.items()}
+    asked = {"request": _asked(request), "recipes": written, "data": images.describe()}
     return "-".join(["compare", *request.entries])[:80] + f"-{_hash(asked)[:8]}"
 
 

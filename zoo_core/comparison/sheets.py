@@ -41,8 +41,8 @@ def _sheet(contender: Contender, folder: Path) -> Sheet:
     found = newest(folder / run.folder)
     if found is None:
         return Sheet(contender.name, f"no grid is kept of seed {run.seed}")
-    images, path = found
-    return _shown(contender, path, _caption(run, images), f"{path.name} is damaged")
+    stage, images, path = found
+    return _shown(contender, path, _caption(run, stage, images), f"{path.name} is damaged")
 
 
 def neighbours(contenders: list[Contender], folder: Path) -> list[Sheet]:
@@ -69,8 +69,8 @@ def _shown(contender: Contender, path: Path, caption: str, otherwise: str) -> Sh
     return Sheet(contender.name, caption, uri, width, height)
 
 
-def newest(run: Path) -> tuple[int, Path] | None:
-    """The last grid of a run's last stage, and how many images that stage had seen."""
+def newest(run: Path) -> tuple[str, int, Path] | None:
+    """The last grid of a run's last stage, that stage's name, and how many images it had seen."""
     stage = _last_stage(run / "metrics.jsonl")
     start = f"{stage}-images-" if stage else "images-"
     try:
@@ -78,7 +78,7 @@ def newest(run: Path) -> tuple[int, Path] | None:
     except OSError:
         return None
     counted = [(path.name.removeprefix(start).removesuffix(".png"), path) for path in names if path.suffix == ".png"]
-    return max(((int(number), path) for number, path in counted if number.isdecimal()), default=None)
+    return max(((stage, int(number), path) for number, path in counted if number.isdecimal()), default=None)
 
 
 def _last_stage(journal: Path) -> str:
@@ -95,9 +95,9 @@ def _last_stage(journal: Path) -> str:
     return ""
 
 
-def _caption(run: Trained, images: int) -> str:
-    ended = "" if run.state == "done" else f", {run.state}"
-    return f"seed {run.seed}, {images:,} images{ended}"
+def _caption(run: Trained, stage: str, images: int) -> str:
+    seen = f"{images:,} images" + (f" of {stage}" if stage else "")
+    return ", ".join([f"seed {run.seed}", seen, *([] if run.state == "done" else [run.state])])
 
 
 def _inside(path: Path) -> tuple[str, int, int]:
