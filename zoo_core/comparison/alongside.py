@@ -13,7 +13,7 @@ from zoo_core.comparison import measure, neighbours
 from zoo_core.comparison.measure import Asked, Values
 from zoo_core.comparison.on_disk import Found
 from zoo_core.comparison.results import Contender, Neighbours
-from zoo_core.data import ImageSet, open_images
+from zoo_core.data import ImageSet, open_for
 from zoo_core.errors import UserError
 from zoo_core.extractors import Extractor, open_extractor
 
@@ -64,8 +64,10 @@ def look(
             continue
         for spoilt, values in sanity.items():
             found.sanity[spoilt] = found.sanity.get(spoilt, {}) | values
-        if not found.neighbours:
-            found.neighbours = _neighbours(grouped, contenders, asked, page, say)
+        try:
+            found.neighbours = found.neighbours or _neighbours(grouped, contenders, asked, page, say)
+        except UserError as error:
+            found.missing.append(f"Nearest training images are not shown: {error}")
     return found
 
 
@@ -74,7 +76,7 @@ def _images(first: Found, data: Mapping[str, Any]) -> ImageSet:
     spec = first.recipe.data
     if not data:
         raise UserError("no manifest says which images the runs were trained on.")
-    images = open_images(spec.source or None, spec.resolution, filter=spec.filter, crop=spec.crop)
+    images = open_for(spec)
     if images.content != data["content"]:
         raise UserError(f"{spec.source or images.name} holds other images now than when the runs were trained.")
     return images

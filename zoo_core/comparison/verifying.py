@@ -18,7 +18,7 @@ from zoo_core.comparison.conduct import Course
 from zoo_core.comparison.measure import Asked, Values
 from zoo_core.comparison.plan import Plan
 from zoo_core.comparison.results import Comparison
-from zoo_core.data import ImageSet, open_images
+from zoo_core.data import ImageSet, open_for
 from zoo_core.errors import UserError
 from zoo_core.extractors import open_extractor
 from zoo_core.files import read_json
@@ -92,8 +92,7 @@ def _plan(folder: Path) -> Plan:
 
 
 def _images(made: Plan) -> ImageSet:
-    data = next(iter(made.recipes.values())).data
-    return open_images(data.source or None, data.resolution, filter=data.filter, crop=data.crop)
+    return open_for(next(iter(made.recipes.values())).data)
 
 
 def _data(made: Plan, images: ImageSet) -> Iterator[str]:
