@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,9 @@ def main(folder: Path, stage: int = 0) -> None:
             end = diverges(folder / name / "bad", runs_on)
         (folder / name / f"{runs_on.process_index}.json").write_text(json.dumps(end))
     runs_on.end_training()
+    # DTensor's caches keep FSDP's group, and so Gloo's threads: these need a moment to let go of their last tensors,
+    # for one that does so while the interpreter shuts down aborts the process (`zoo_core.processes`).
+    time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,15 @@ def test_request_to_stop_one_process_stops_all_at_the_same_step(ends):
         assert end == {"stopped": True, "error": "", "step": 4, "saved": 4}
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not name threads in /proc")
+def test_no_thread_outlives_the_group_of_processes(ends):
+    """One of Gloo's that lets go of a tensor while the interpreter shuts down aborts the process."""
+    for rank in range(2):
+        left = (ends / f"{rank}.threads").read_text().split()
+        assert left
+        assert not [name for name in left if "gloo" in name]
+
+
 def test_full_disk_of_the_main_process_ends_all(ends):
     (main, _), (other, _) = (of_rank(ends, "full", rank) for rank in range(2))
     assert "cannot write the checkpoint" in main["error"]

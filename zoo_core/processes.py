@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
@@ -29,6 +31,8 @@ def open_accelerator(precision: str, folder: Path, trackers: Sequence[str] = ())
     remedy = "start one process plainly, or several with `accelerate launch --multi_gpu --num_processes N`."
     if world != "1" and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
         raise UserError(f"WORLD_SIZE={world}, but no launcher connects these processes; {remedy}")
+    if world != "1":
+        _promise_to_leave()
     try:
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
@@ -46,6 +50,23 @@ def open_accelerator(precision: str, folder: Path, trackers: Sequence[str] = ())
     if len(accelerator.log_with) < len(set(trackers)):
         raise UserError(f"a tracker is not installed (of {', '.join(trackers)}); pip install it, or leave it out.")
     return accelerator
+
+
+def _promise_to_leave() -> None:
+    """However this process ends, have its group of processes end first.
+
+    A thread of Gloo's that lets go of its last tensor while the interpreter shuts down aborts the process: a training
+    that was done would end as one that failed. NCCL has no such thread, and ending it waits for the others.
+    """
+    # Modules of FSDP's, which accelerate imports with the first `prepare`, keep the group that stands when they are
+    # imported as a function's default, for good; so they are imported before there is one.
+    import torch.distributed.fsdp  # noqa: F401
+
+    def leave() -> None:
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            dist.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def in_any(accelerator: Accelerator, flag: bool) -> bool:
