@@ -125,6 +125,24 @@ def test_what_a_training_shows_and_measures_at_its_end_is_what_the_opened_run_gi
     assert any(not torch.equal(found[f"chooser.{name}"], value) for name, value in raw.items())
 
 
+def test_a_picture_is_made_with_averaged_weights(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, seen = two_stages.build, []
+
+    def picture(shown: Generator, real: torch.Tensor) -> torch.Tensor:
+        seen.append({name: value.clone() for name, value in shown.table.state_dict().items()})
+        return real.clamp(-1, 1)
+
+    def watched(recipe, parts):
+        first, second = built(recipe, parts)
+        return [dataclasses.replace(first, picture=picture), second]
+
+    monkeypatch.setattr(two_stages, "build", watched)
+    train(home, only="table", train__averages={"table": {"half_life_images": 20}})
+    found = checkpoint.latest(home / "run/checkpoints/table")
+    toys.assert_same(seen[-1], found.network("table", averaged=True))
+    assert not torch.equal(seen[-1]["weight"], found.network("table")["weight"])
+
+
 def test_run_stopped_in_its_second_stage_goes_on_to_the_bit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(home, "whole")
     built = two_stages.build

@@ -58,5 +58,5 @@ def build(recipe: Recipe, parts: Parts) -> list[Stage]:
             rows = generator.table(mean)
         return generator.chooser(rows)
 
-    first = dataclasses.replace(stage("table", generator.table, 1.0), picture=lambda real: real.clamp(-1, 1))
+    first = dataclasses.replace(stage("table", generator.table, 1.0), picture=lambda shown, real: real.clamp(-1, 1))
     return [first, stage("chooser", on_table, -1.0)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.data import ImageSet
+from zoo_core.interfaces import Generator
 from zoo_core.recipe import Averaging, Optimizer
 from zoo_core.rng import Rng
 
@@ -112,9 +113,9 @@ class Stage:
     averages: tuple[Average, ...] = ()
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     name: str = "main"
-    picture: Callable[[Tensor], Tensor] | None = None
-    """What its sample grids show: real images in the recipe's pixel space -> images in [-1, 1], a multiple of as many.
-    None: what the generator draws."""
+    picture: Callable[[Generator, Tensor], Tensor] | None = None
+    """What its sample grids show: the generator as people see it (averaged weights) and real images in the recipe's
+    pixel space -> images in [-1, 1], a multiple of as many. None: what the generator draws."""
     pictured: Literal["images", "maps"] = "images"
     """What `picture` is given: real images, or the maps of them, as `Batch.maps` has them."""
     sheets: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)

@@ -279,7 +279,7 @@ class _Session:
         columns = _columns(generator.num_classes)
         if stage.picture:
             given = self._real(stage.pictured).to(self.accelerator.device)
-            images, columns = sampling.to_uint8(stage.picture(given)).cpu(), 0
+            images, columns = sampling.to_uint8(stage.picture(generator, given)).cpu(), 0
         elif generator.map_kind:
             maps, columns = self.images.maps_in_turn(generator.map_kind), 0
             drawn = torch.cat(list(sampling.draw(generator, GRID // 2, seed=0, by_turns=True, maps=maps)))

@@ -71,7 +71,7 @@ def test_the_picture_shows_each_map_beside_its_reconstruction(kind: str) -> None
     made, found = stages(kind)
     stage = found["condition"]
     shown = maps(kind, 3)
-    image = stage.picture(shown)
+    image = stage.picture(made, shown)
     assert stage.pictured == "maps" and image.shape == (6, 3, 16, 16) and made.condition.training
     assert float(image.abs().max()) <= 1 + 1e-6
     given = made.condition.channels(made.condition.prepare(shown))
@@ -82,9 +82,9 @@ def test_the_picture_shows_each_map_beside_its_reconstruction(kind: str) -> None
 
 
 def test_a_label_has_the_colour_of_its_value_in_the_files() -> None:
-    _, found = stages("labels", condition=CONDITIONS["labels"] | {"unlabelled": 255})
+    made, found = stages("labels", condition=CONDITIONS["labels"] | {"unlabelled": 255})
     shown = torch.tensor([0, 3, 255, 1]).repeat_interleave(64).view(1, 1, 16, 16)
-    assert torch.equal(to_uint8(found["condition"].picture(shown)[::2]), colour(shown))
+    assert torch.equal(to_uint8(found["condition"].picture(made, shown)[::2]), colour(shown))
 
 
 def test_without_an_optimizer_of_its_own_it_learns_as_the_first_autoencoder() -> None:

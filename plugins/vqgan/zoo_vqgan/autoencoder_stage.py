@@ -19,6 +19,7 @@ from zoo_core.parts import Parts
 from zoo_core.program import Batch, Clock, Phase, Stage, adam
 from zoo_core.recipe import Recipe
 from zoo_vqgan.code_health import CodeHealth
+from zoo_vqgan.generator import Generator
 from zoo_vqgan.prior_sampling import evaluating
 from zoo_vqgan.stage1_loss import Distance, Weights, autoencoder_loss, discriminator_loss
 from zoo_vqgan.training import averages, optimizer
@@ -82,12 +83,20 @@ def autoencoder_stage(recipe: Recipe, parts: Parts) -> Stage:
         ),
         averages=averages(recipe, networks),
         name="autoencoder",
-        picture=game.picture,
+        picture=side_by_side,
         sheets={"usage": game.health.sheet},
         conclude=game.health.conclude,
         begin=lambda images: game.load(),
         pretrained=("VGG16 of ImageNet (LPIPS)",) if game.terms.perceptual == "lpips" else (),
     )
+
+
+@torch.no_grad()
+def side_by_side(shown: Generator, real: Tensor) -> Tensor:
+    """Each image beside its reconstruction: `[N, 3, H, W]` -> `[2 N, 3, H, W]` in [-1, 1]."""
+    with evaluating(shown.autoencoder):
+        drawn, _ = shown.autoencoder(real)
+    return shown.finish(torch.stack([real, drawn], 1).flatten(0, 1))
 
 
 class _Game:
@@ -96,7 +105,6 @@ class _Game:
     def __init__(self, recipe: Recipe, parts: Parts) -> None:
         self.autoencoder = parts.generator.autoencoder
         self.discriminator: Discriminator = parts.discriminator
-        self.pixels = parts.generator
         self.health = CodeHealth(self.autoencoder.quantize, parts.generator.quantizer, recipe.train.seed)
         self.terms, self.loss = split_loss(parts, Terms)
         self.lpips: LPIPS | None = None
@@ -148,13 +156,6 @@ class _Game:
         clock.record("logits_real", real_logits)
         clock.record("logits_fake", fake_logits)
         return {"discriminator": total}
-
-    @torch.no_grad()
-    def picture(self, real: Tensor) -> Tensor:
-        """Each image beside its reconstruction: `[N, 3, H, W]` -> `[2 N, 3, H, W]` in [-1, 1]."""
-        with evaluating(self.autoencoder):
-            drawn, _ = self.autoencoder(real)
-        return self.pixels.finish(torch.stack([real, drawn], 1).flatten(0, 1))
 
     def _distance(self, device: torch.device) -> Distance | None:
         """LPIPS for one pass."""

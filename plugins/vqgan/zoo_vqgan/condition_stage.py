@@ -19,6 +19,7 @@ from zoo_core.program import Batch, Clock, Phase, Stage, adam
 from zoo_core.recipe import Recipe
 from zoo_vqgan.autoencoder_stage import Terms
 from zoo_vqgan.code_health import CodeHealth
+from zoo_vqgan.generator import Generator
 from zoo_vqgan.map_autoencoder import MapAutoEncoder
 from zoo_vqgan.prior_sampling import evaluating
 from zoo_vqgan.training import averages, optimizer
@@ -45,14 +46,6 @@ def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
             clock.record(name, value)
         return {"condition": found.total}
 
-    @torch.no_grad()
-    def picture(maps: Tensor) -> Tensor:
-        """Each map beside its reconstruction: `[N, 1, H, W]` -> `[2 N, 3, H, W]` in [-1, 1]."""
-        given = network.channels(network.prepare(maps))
-        with evaluating(network):
-            drawn, _ = network(given)
-        return torch.stack([network.colours(given), network.colours(drawn)], 1).flatten(0, 1)
-
     def begin(images: ImageSet) -> None:
         """Some maps, judged before the first stage takes its time."""
         network.prepare(images.take_maps(images.order(0, 0)[:LOOKED_AT]))
@@ -63,9 +56,19 @@ def condition_stage(recipe: Recipe, parts: Parts) -> Stage:
         phases=(Phase("condition", ("condition",), loss, clip_norm=spec.clip_norm),),
         averages=averages(recipe, networks),
         name="condition",
-        picture=picture,
+        picture=side_by_side,
         pictured="maps",
         sheets={"usage": health.sheet},
         conclude=health.conclude,
         begin=begin,
     )
+
+
+@torch.no_grad()
+def side_by_side(shown: Generator, maps: Tensor) -> Tensor:
+    """Each map beside its reconstruction: `[N, 1, H, W]` -> `[2 N, 3, H, W]` in [-1, 1]."""
+    network: MapAutoEncoder = shown.condition
+    given = network.channels(network.prepare(maps))
+    with evaluating(network):
+        drawn, _ = network(given)
+    return torch.stack([network.colours(given), network.colours(drawn)], 1).flatten(0, 1)
