@@ -132,9 +132,7 @@ def nothing(found: Comparison) -> Comparison:
         dataclasses.replace(
             figure,
             summaries={
-                name: dataclasses.replace(
-                    row, mean=None, low=None, high=None, between=None, within=None, trainings=0, diverged=3
-                )
+                name: dataclasses.replace(row, mean=None, low=None, high=None, between=None, within=None, trainings=0)
                 for name, row in figure.summaries.items()
             },
             verdicts=[

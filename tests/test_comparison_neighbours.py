@@ -130,7 +130,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def find(folder: Path, of: Asked, trained: Trained = TRAINED) -> Neighbours:
-    return neighbours.find("toy", trained, 1000, folder, folder / "kept", of, lambda text: None)
+    return neighbours.find(
+        "toy", trained, folder / trained.folder, 1000, folder, folder / "kept", of, lambda text: None
+    )
 
 
 def test_the_samples_are_the_first_of_those_that_figures_are_of(

@@ -258,7 +258,7 @@ def test_nobody_wins_who_does_not_beat_all(made: Comparison) -> None:
     even = comparisons.comparison(("one", "two"), seeds=1)
     assert {each.answer for each in telling.headlines(even)} == {"inconclusive"}
     assert telling.headlines(even)[0].details.startswith("The two cannot be told apart: one minus two is ")
-    assert "fewer than two trainings" in telling.headlines(even)[0].details
+    assert "fewer than two pairs of trainings" in telling.headlines(even)[0].details
 
 
 @pytest.mark.parametrize("lower", [True, False])

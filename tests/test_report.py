@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,20 @@ def measured(run: Path, values: dict[int, float | None], *more: dict[str, Any]) 
     (run / "evaluation.json").write_text(json.dumps({"end": entry(first), "commands": [*commands, *more]}))
 
 
-def report(place: Path, *runs: str, cost: bool = False, look: bool = False) -> tuple[Any, results.Comparison | None]:
-    names = runs or tuple(sorted(path.name for path in place.iterdir() if path.is_dir()))
-    found = call(place, ["report", *names, *([] if cost else ["--no-cost"]), *([] if look else ["--no-measure"])])
+def report(
+    place: Path, *words: str, cost: bool = False, look: bool = False, out: str = "report"
+) -> tuple[Any, results.Comparison | None]:
+    """Of all runs there, if `words` name none."""
+    if not words:
+        words = tuple(sorted(path.name for path in place.iterdir() if path.is_dir()))
+    off = [*([] if cost else ["--no-cost"]), *([] if look else ["--no-measure"])]
+    found = call(place, ["report", *words, *off, *([] if out == "report" else ["--out", f"{out}.html"])])
     if found.code:
         return found, None
-    content = json.loads((place / "report.json").read_text())
+    content = json.loads((place / f"{out}.json").read_text())
     assert content["protocol"] == "existing runs"
     with pytest.raises(UserError, match="not a report of the protocol"):  # --verify must refuse it
-        results.read(place / "report.json")
+        results.read(place / f"{out}.json")
     (place / "as-planned.json").write_text(json.dumps(content | {"protocol": results.PROTOCOL}))
     return found, results.read(place / "as-planned.json")
 
@@ -102,13 +108,29 @@ def test_runs_of_one_recipe_are_one_contender_and_seeds_are_paired(place: Path) 
     assert "FD: fast wins." in found.out
     page = (place / "report.html").read_text()
     assert "no common plan" in page and "common track" not in page and "data:image/png" in page
+    assert (made.track, made.budget, made.seeds) == (None, None, [0, 1, 2])
+    assert {row.plugin for row in made.published} == {"sagan"}
 
 
 def test_the_page_says_that_there_was_no_plan_and_what_differs(place: Path) -> None:
+    for seed in range(3):
+        journal = place / f"fast-seed-{seed}" / "metrics.jsonl"
+        journal.write_text(journal.read_text().replace('"images": 16', '"images": 32'))
     _, made = report(place)
-    assert made.flags[0].startswith("These runs were not made under one plan")
+    assert made.flags[0].startswith("No plan made these runs alike")
     assert "They differ in images of training: fast 32, slow 16." in made.flags
     assert "They differ in train.batch: fast 16, slow 8." in made.flags
+    _, made = report(place, "slow-seed-0", "slow-seed-1")
+    assert not any("No plan" in flag or "differ" in flag for flag in made.flags)
+
+
+def test_the_manifest_is_of_the_runs_and_of_who_made_the_page(place: Path) -> None:
+    path = place / "slow-seed-0" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"python": "of old"}))
+    _, made = report(place, "slow-seed-0")
+    assert made.manifest["run slow-seed-0"]["python"] == "of old"
+    assert made.manifest["this page"]["python"] != "of old" and made.manifest["this page"]["hardware"]["cores"] > 0
+    assert made.command == "zoo report slow-seed-0 --no-cost --no-measure"
 
 
 def test_a_run_appears_with_its_cost_and_the_command_that_made_it(trained: Path, tmp_path: Path) -> None:
@@ -140,7 +162,8 @@ def test_of_unequal_numbers_of_samples_the_fewest_are_shown(place: Path) -> None
     measured(place / "slow-seed-1", {1: 51.0})
     _, made = report(place)
     assert {len(run.values[FD]) for each in made.contenders for run in each.runs} == {1}
-    assert "Not every run has as many sets of samples; the first 1 of each are shown." in made.flags
+    assert "Not every run has as many sets of samples; the first of each, by its seed, is shown." in made.flags
+    assert made.generation_seeds == [0, 1, 2], "not those that are left out"
 
 
 def test_a_seed_that_not_all_have_moves_no_verdict(place: Path) -> None:
@@ -157,19 +180,40 @@ def test_without_a_seed_in_common_there_is_no_verdict(place: Path) -> None:
     found, made = report(place, "slow-seed-0", "fast-seed-1")
     assert made is not None and not made.figures[0].verdicts, found.err
     assert any("no training seed in common" in flag for flag in made.flags)
+    assert not made.seeds and "Without a second training seed nobody can win" in (place / "report.html").read_text()
+
+
+def test_seeds_in_common_are_what_verdicts_stand_on(place: Path) -> None:
+    shutil.rmtree(place / "fast-seed-0")
+    shutil.rmtree(place / "fast-seed-1")
+    _, made = report(place)
+    assert made.seeds == [2]
+    assert "Only training seed 2 is in all contenders: verdicts see no other." in made.flags
+    assert any(flag.startswith("With fewer than 3 training seeds (1)") for flag in made.flags)
 
 
 def test_a_diverged_training_counts_and_a_short_one_is_said(place: Path) -> None:
     shutil.rmtree(place / "slow-seed-2" / "checkpoints")
     with (place / "slow-seed-2" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"event": "diverged", "step": 2, "term": "generator"}) + "\n")
-    recipe(place / "fast-seed-0", ("train", "seed"), 0)
     for seed in range(3):
         recipe(place / f"fast-seed-{seed}", ("train", "images"), 64)
     _, made = report(place)
-    assert made.figures[0].summaries["slow"].diverged == 1
     assert [run.state for run in made.contenders[0].runs] == ["short"] * 3
     assert any(flag.startswith("slow, seed 2, diverged: generator was not finite") for flag in made.flags)
+    text = (place / "report.html").read_text()
+    assert "1 of 3 diverged" in text and "3 of 3" not in text, "the short ones have numbers"
+
+
+def test_a_short_training_costs_what_it_saw(trained: Path, tmp_path: Path) -> None:
+    for name in ("short", "whole"):
+        shutil.copytree(trained / "slow-seed-0", tmp_path / name)
+    recipe(tmp_path / "short", ("train", "images"), 64_000)
+    _, made = report(tmp_path, "short", "whole", cost=True)
+    short, whole = made.contenders
+    assert short.runs[0].note == "16 of 64,000 images"
+    assert (short.images, whole.images) == (16, 16)
+    assert short.cost.training_flops == whole.cost.training_flops > 0
 
 
 def test_a_number_that_could_not_be_read_is_no_number(place: Path) -> None:
@@ -177,6 +221,44 @@ def test_a_number_that_could_not_be_read_is_no_number(place: Path) -> None:
     found, made = report(place)
     assert made is not None, found.err
     assert made.contenders[1].runs[1].values == {FD: [None, None]}
+    text = (place / "report.html").read_text()
+    assert "1 of 3 without a number" in text and "diverged" not in text.partition("<body>")[2].partition("Verdicts")[0]
+
+
+def test_what_evaluate_said_of_a_figure_is_said_again(place: Path) -> None:
+    for seed in range(3):
+        path = place / f"slow-seed-{seed}" / "evaluation.json"
+        content = json.loads(path.read_text())
+        content["end"]["figures"][0]["note"] = "N=8 is too small for the covariance of 128 features"
+        path.write_text(json.dumps(content))
+    _, made = report(place)
+    assert made.figures[0].note == "N=8 is too small for the covariance of 128 features"
+    assert "FD: N=8 is too small for the covariance of 128 features." in made.flags
+
+
+def test_curves_name_the_n_that_they_were_measured_with(place: Path) -> None:
+    row = dict.fromkeys(("images", "images_shuffled", "real", "real_shuffled"), 0.5)
+    larger = FD.replace("N=8", "N=32")
+    for run in place.glob("*-seed-*"):
+        ways = [entry(90.0 - step, step, structure={"pair_agreement": row}) for step in (1, 2)]
+        at_end = [entry(9.0, name=larger, seed=seed) for seed in (0, 1)]
+        (run / "evaluation.json").write_text(json.dumps({"during": ways[:1], "end": ways[1], "commands": at_end}))
+    _, made = report(place)
+    assert (made.num, [figure.name for figure in made.figures]) == (32, [larger])
+    assert {name for point in made.contenders[0].runs[0].curve for name in point.values} == {
+        FD,
+        "pair_agreement@drawn:N=8",
+        "pair_excess@drawn:N=8",
+    }
+    assert "FD (N = 8)" in (place / "report.html").read_text()
+
+
+def test_figures_against_other_images_are_told_apart(place: Path) -> None:
+    other = FD.replace(":train", ":pets-0123abcd")
+    for run in place.glob("*-seed-*"):
+        (run / "evaluation.json").write_text(json.dumps({"end": entry(9.0, name=other)}))
+    _, made = report(place)
+    assert "FD is held against pets-0123abcd, not against the images of training." in made.flags
 
 
 def test_structure_stands_beside_what_real_pictures_score(place: Path) -> None:
@@ -187,10 +269,10 @@ def test_structure_stands_beside_what_real_pictures_score(place: Path) -> None:
         (run / "evaluation.json").write_text(json.dumps({"end": entry(9.0, structure=structure)}))
     _, made = report(place)
     figures = {figure.name.partition("@")[0]: figure for figure in made.figures}
-    assert set(figures) == {"fd", "pair_agreement", "pair_excess", "count_agreement"}
+    assert set(figures) == {"fd", "pair_agreement", "pair_excess"}
+    assert "No training has a number of count agreement: such images do not show it." in made.flags
     assert figures["pair_excess"].name == "pair_excess@drawn:N=8"
     assert figures["pair_excess"].floor == 0.875 and figures["pair_excess"].summaries["slow"].mean == 0.25
-    assert figures["count_agreement"].summaries["slow"].mean is None
 
 
 def test_spoilt_images_and_neighbours_stand_beside_what_runs_have(trained: Path, tmp_path: Path) -> None:
@@ -209,6 +291,69 @@ def test_spoilt_images_and_neighbours_stand_beside_what_runs_have(trained: Path,
     )
     repeated, _ = report(tmp_path, "run", look=True)
     assert "Looking for" in found.out and "Looking for" not in repeated.out
+    found, made = report(tmp_path, "run", look=True, out="new/folder/page")
+    assert made.contenders[0].neighbours.picture == "page-neighbours/run.png", made.flags
+    assert (tmp_path / "new/folder/page-neighbours/run.png").exists()
+
+
+def test_kept_neighbours_with_another_picture_are_not_believed(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "slow-seed-0", tmp_path / "run")
+    report(tmp_path, "run", look=True)
+    kept = tmp_path / "report-neighbours" / "run.json"
+    content = json.loads(kept.read_text())
+    content["neighbours"]["picture"] = "../elsewhere.png"
+    kept.write_text(json.dumps(content))
+    _, made = report(tmp_path, "run", look=True)
+    assert made.contenders[0].neighbours.picture == "report-neighbours/run.png"
+
+
+def test_few_real_images_are_said_of_spoilt_ones(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "slow-seed-0", tmp_path / "run")
+    larger = FD.replace("N=8", "N=12")
+    measured(tmp_path / "run", {0: 3.0}, entry(4.0, name=larger, seed=0))
+    _, made = report(tmp_path, "run", look=True)
+    assert made.num == 12 and set(made.figures[0].sanity) == set(measure.SPOILT)
+    assert (
+        "Of figures of spoilt images: only 16 real images, so there is no floor at N=12, and 8 of the spoilt ones have "
+        "their originals in the reference." in made.flags
+    )
+
+
+def test_images_that_moved_are_named_or_found_by_another_run(trained: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        shutil.copytree(trained / "slow-seed-0", tmp_path / f"run-seed-{seed}")
+        recipe(tmp_path / f"run-seed-{seed}", ("train", "seed"), seed)
+    moved_images(tmp_path / "run-seed-0")
+    _, made = report(tmp_path, "run-seed-0", "run-seed-1", look=True)
+    assert made.contenders[0].neighbours and made.figures[0].sanity
+    found, made = report(tmp_path, "run-seed-0", look=True)
+    assert not made.contenders[0].neighbours and "--data names those of the training" in found.out
+    _, made = report(tmp_path, "run-seed-0", "--data", str(trained / "pics"), look=True)
+    assert made.contenders[0].neighbours and made.figures[0].sanity
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["one/seed-0", "other/seed-0"], ["one", "other"]),
+        (["one/x-seed-0", "other/x-seed-0"], ["x", "other-x"]),
+        (["a<b> $x$-seed-0", "-seed-1"], ["a-b-x-", "0"]),
+    ],
+)
+def test_contenders_are_called_after_their_folders(place: Path, folders: list[str], names: list[str]) -> None:
+    top = place / "0"
+    for run, folder in zip(("slow-seed-0", "fast-seed-0"), folders, strict=True):
+        (top / folder).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(place / run, top / folder)
+    _, made = report(place, *(f"0/{folder}" for folder in folders))
+    assert [each.name for each in made.contenders] == names
+
+
+def test_folders_that_are_no_text_make_a_page(place: Path) -> None:
+    odd = place / os.fsdecode(b"run\xff-seed-0")
+    (place / "slow-seed-0").rename(odd)
+    found = call(place, ["report", odd.name, "--no-cost", "--no-measure"])
+    assert found.code == 0, found.err
 
 
 def moved_images(run: Path) -> None:
@@ -233,7 +378,7 @@ UNSEEN = {
     "images that are gone": (moved_images, "nearest training images are shown: there is no"),
     "images that changed": (changed_images, "holds other images now than when the runs were trained"),
     "unknown images": (without_manifest, "no manifest says which images"),
-    "an unknown network": (by_another_network, "What figures through seen-by-nobody:32px say of spoilt images is not"),
+    "an unknown network": (by_another_network, "Nothing is measured through seen-by-nobody:32px beside the runs'"),
 }
 
 
@@ -256,6 +401,22 @@ def other_images(place: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def size(run: Path) -> str:
+    recipe(run, ("data", "resolution"), 64)
+    return run.name
+
+
+def edited(run: Path, value: float, name: str = FD) -> list[str]:
+    (run / "evaluation.json").write_text(json.dumps({"end": entry(value, name=name)}))
+    return [run.name]
+
+
+def broken(place: Path, name: str, plugin: str) -> str:
+    path = place / name / "recipe.yaml"
+    path.write_text(path.read_text().replace("plugin: sagan", f"plugin: {plugin}"))
+    return name
+
+
 REFUSED = {
     "no runs": (lambda place: [], "Name at least one run"),
     "nothing there": (lambda place: ["nowhere"], "there is no run folder nowhere"),
@@ -263,7 +424,21 @@ REFUSED = {
     "a checkpoint": (lambda place: ["slow-seed-0/checkpoints/step-2"], "is a checkpoint"),
     "the same training twice": (lambda place: ["slow-seed-0", "twin"], "the same training twice, with seed 0"),
     "no figure in common": (lambda place: ["slow-seed-0", "bare"], "no figure that all of these runs have"),
+    "who has no figure": (
+        lambda place: ["slow-seed-0", "slow-seed-1", "bare"],
+        "bare has none of their newest weights",
+    ),
     "other images": (lambda place: other_images(place) or ["slow-seed-0", "slow-seed-1"], "trained on pics and"),
+    "another size": (lambda place: ["slow-seed-0", size(place / "fast-seed-0")], "with data.resolution = 32 and"),
+    "no plugin": (lambda place: [broken(place, "slow-seed-0", "gone")], 'slow-seed-0: no plugin "gone"'),
+    "all at once": (lambda place: [broken(place, "slow-seed-0", "gone"), "nowhere"], "there is no run folder nowhere"),
+    "a figure without end": (lambda place: edited(place / "slow-seed-0", 1e308), "an entry is not a measurement"),
+    "no N": (lambda place: edited(place / "slow-seed-0", 1.0, "fd@random-conv-v1:32px:N=0:train"), "no figure that"),
+    "an N of many digits": (
+        lambda place: edited(place / "slow-seed-0", 1.0, f"fd@random-conv-v1:32px:N={'9' * 5000}:train"),
+        "no figure that",
+    ),
+    "numbers of another": (lambda place: ["slow-seed-0", "--out", "slow-seed-0/manifest.html"], "is no report"),
     "a scribbled file": (lambda place: ["scribbled"], "cannot be read"),
     "no page": (lambda place: ["slow-seed-0", "--out", "numbers.json"], "--out names the page"),
     "a comparison's own": (lambda place: ["slow-seed-0", "--out", "compared"], "holds a comparison"),
@@ -282,4 +457,6 @@ def test_bad_input_is_a_sentence_and_writes_nothing(place: Path, what: str) -> N
     arguments, says = REFUSED[what]
     found = call(place, ["report", "--no-cost", "--no-measure", *arguments(place)])
     assert found.code == 2 and says in found.err and "Traceback" not in found.err
-    assert not list(place.glob("*.html")) and not list(place.glob("compared/*.html"))
+    assert not list(place.rglob("*.html")) and not list(place.rglob("report.json"))
+    if what == "numbers of another":
+        assert "packages" in json.loads((place / "slow-seed-0" / "manifest.json").read_text())

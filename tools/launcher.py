@@ -67,7 +67,7 @@ def main(arguments: list[str], *, in_checkout: bool = False) -> NoReturn:
 def environment_folder() -> Path:
     """The folder that ZOO_VENV names, or `.venv` in the checkout."""
     named = os.environ.get("ZOO_VENV")
-    return Path(named).expanduser().absolute() if named else ROOT / ".venv"
+    return Path(os.path.expanduser(named)).absolute() if named else ROOT / ".venv"
 
 
 def python_of(folder: Path) -> Path:

@@ -140,10 +140,10 @@ class _Rows:
 def root() -> Path:
     """The folder that all caches of Zoo lie in."""
     if os.environ.get("ZOO_CACHE"):
-        return Path(os.environ["ZOO_CACHE"]).expanduser().absolute()
+        return Path(os.path.expanduser(os.environ["ZOO_CACHE"])).absolute()
     if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]).expanduser().absolute() / "zoo"
-    return Path("~/.cache/zoo").expanduser().absolute()
+        return Path(os.path.expanduser(os.environ["XDG_CACHE_HOME"])).absolute() / "zoo"
+    return Path(os.path.expanduser("~/.cache/zoo")).absolute()
 
 
 def lookup(fingerprint: str, form: Form) -> Stored | None:

@@ -26,6 +26,8 @@ from zoo_core.runs import write_text
 from zoo_core.structure import report as structure_report
 
 FILE = "evaluation.json"
+LARGEST = 1e30
+"""No figure is beyond it; a file that says so is not ours."""
 REFERENCE = "train"
 """What figures call the images that a run was trained on."""
 
@@ -222,8 +224,11 @@ def _check_entry(entry: Any) -> None:
     try:
         step, seed = entry["step"], entry.get("seed", 0)
         if isinstance(step, int) and 0 <= step < 2**63 and isinstance(seed, int):
-            format_report(_restore(entry))
-            return
+            report = _restore(entry)
+            format_report(report)
+            numbers = [figure.value for figure in (*report.figures, *report.floor)]
+            if not any(abs(number) > LARGEST for number in numbers):
+                return
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         pass
     raise ValueError("an entry is not a measurement")

@@ -73,7 +73,7 @@ def _compare(names: tuple[str, ...], options: dict[str, Any]) -> int:
 
     request = _request(names, options)
     images, problems = _ready(request)
-    folder = (options["out"] or Path("runs") / plan.folder_name(request, images)).expanduser()
+    folder = Path(os.path.expanduser(options["out"] or Path("runs") / plan.folder_name(request, images)))
     decided = _decider(request, images, folder).plan(problems)
     jobs = plan.jobs(decided, folder)
     execute.check_launcher(jobs[0], options["launcher"])
@@ -109,7 +109,7 @@ def _request(names: tuple[str, ...], options: dict[str, Any]) -> Request:
 
     written: dict[str, Any] = {}
     if len(names) == 1 and contenders.is_plan_file(names[0]):
-        file = contenders.read_plan_file(Path(names[0]).expanduser())
+        file = contenders.read_plan_file(Path(os.path.expanduser(names[0])))
         written = {field.name: getattr(file, field.name) for field in dataclasses.fields(file)}
         entries = written.pop("contenders")
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -16,10 +18,11 @@ import click
     is_flag=True,
     help="Neither measure spoilt images nor look for training images near to samples.",
 )
+@click.option("--data", help="Where the runs' images are now, a folder or a zip. [default: where the runs had them]")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The page; JSON beside it."
 )
-def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, out: Path) -> None:
+def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, data: str | None, out: Path) -> None:
     """Make the page of `zoo compare` from runs that are there: those of one recipe are one contender.
 
     Shown are the figures that all have: those of the end of training, and of `zoo evaluate`. Runs that were
@@ -32,16 +35,24 @@ def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, out: Path) 
     from zoo_core.errors import UserError
     from zoo_core.runs import write_text
 
+    out = Path(os.path.expanduser(out))
     file = out / page.FILE if os.path.isdir(out) else out
     if file.suffix != ".html":
         raise UserError(f"--out names the page, such as {page.FILE}, not {out}.")
     if os.path.exists(file.parent / plan.FILE):
         raise UserError(f"{file.parent} holds a comparison with a report of its own; name another place with --out.")
-    folders = [folder.expanduser() for folder in dict.fromkeys(runs)]
-    found = existing.compare(
-        folders, session.build_stages, file, click.echo, count_cost=not no_cost, look=not no_measure
-    )
     numbers = file.with_suffix(Path(results.FILE).suffix)
+    if os.path.exists(numbers) and not results.is_report(numbers):
+        raise UserError(f"{numbers}, where the numbers would go, is no report; name another page with --out.")
+    request = existing.Request(
+        folders=[Path(os.path.expanduser(folder)) for folder in dict.fromkeys(runs)],
+        page=file,
+        command=f"zoo {shlex.join(sys.argv[1:])}",
+        source=os.path.expanduser(data or ""),
+        count_cost=not no_cost,
+        look=not no_measure,
+    )
+    found = existing.compare(request, session.build_stages, click.echo)
     write_text(numbers, results.to_json(found))
     page.write(found, file.parent, file.name)
     for line in page.summary(found):

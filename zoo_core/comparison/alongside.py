@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from zoo_core.comparison import measure, neighbours
 from zoo_core.comparison.measure import Asked, Values
 from zoo_core.comparison.on_disk import Found
 from zoo_core.comparison.results import Contender, Neighbours
+from zoo_core.comparison.telling import kind, listed
 from zoo_core.data import ImageSet, open_for
 from zoo_core.errors import UserError
 from zoo_core.extractors import Extractor, open_extractor
@@ -23,6 +23,21 @@ METRICS = {"fid": "fid", "fd": "fid", "kid": "kid", "kd": "kid", "isc": "isc", "
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the page shows, to which this is to be added."""
+
+    grouped: Mapping[str, Sequence[Found]]
+    contenders: Sequence[Contender]
+    names: Sequence[str]
+    """Of the figures."""
+    num: int
+    """N of them."""
+    page: Path
+    source: str = ""
+    """Where the images of training are now; empty: where the runs had them."""
+
+
 @dataclass
 class Alongside:
     """What was found, and what could not be."""
@@ -31,64 +46,65 @@ class Alongside:
     """By what was done to the images, by figure."""
     neighbours: dict[str, Neighbours] = field(default_factory=dict)
     """By contender."""
-    missing: list[str] = field(default_factory=list)
-    """A sentence for each thing that is not shown."""
+    remarks: list[str] = field(default_factory=list)
+    """A sentence for each thing that is not shown, or not to be trusted."""
 
 
-def look(
-    grouped: Mapping[str, Sequence[Found]],
-    contenders: Sequence[Contender],
-    data: Mapping[str, Any],
-    names: Sequence[str],
-    num: int,
-    page: Path,
-    say: Say,
-) -> Alongside:
-    """Measure for the figures `names` of N = `num`; pictures of neighbours go into a folder beside the `page`.
+def look(wanted: Wanted, say: Say) -> Alongside:
+    """Measure; pictures of neighbours go into a folder beside the page.
 
-    `data` is what the runs' manifests say of their images. Whatever cannot be had is a sentence, and no error.
+    Whatever cannot be had is a sentence, and no error.
     """
     found = Alongside()
     try:
-        images = _images(next(iter(grouped.values()))[0], data)
+        images = _images(wanted)
     except UserError as error:
-        found.missing.append(f"Neither spoilt images nor nearest training images are shown: {error}")
+        found.remarks.append(f"Neither spoilt images nor nearest training images are shown: {error}")
         return found
-    for label, kinds in _kinds(names).items():
+    looked = False
+    for label, kinds in _kinds(wanted.names).items():
         try:
-            asked = Asked(num, tuple(dict.fromkeys(METRICS[kind] for kind in kinds)), _extractor(label, images), images)
-            say(f"Measuring spoilt images with {label}.")
-            sanity = measure.sanity(asked)
+            extractor = _extractor(label, images)
         except UserError as error:
-            found.missing.append(f"What figures through {label} say of spoilt images is not shown: {error}")
+            found.remarks.append(f"Nothing is measured through {label} beside the runs' figures: {error}")
             continue
-        for spoilt, values in sanity.items():
-            found.sanity[spoilt] = found.sanity.get(spoilt, {}) | values
-        try:
-            found.neighbours = found.neighbours or _neighbours(grouped, contenders, asked, page, say)
-        except UserError as error:
-            found.missing.append(f"Nearest training images are not shown: {error}")
+        asked = Asked(wanted.num, tuple(dict.fromkeys(METRICS[each] for each in kinds)), extractor, images)
+        _spoil(asked, label, found, say)
+        if not looked:  # through the first network that is there
+            looked = True
+            _find_neighbours(wanted, asked, found, say)
+    silent = [name for name in wanted.names if not any(name in values for values in found.sanity.values())]
+    if silent:
+        found.remarks.append(f"What {listed(silent)} would say of spoilt images is not shown.")
+    if not looked:
+        found.remarks.append("Nearest training images are not shown: they are looked for in a figure's network.")
     return found
 
 
-def _images(first: Found, data: Mapping[str, Any]) -> ImageSet:
+def _images(wanted: Wanted) -> ImageSet:
     """The images of training. Raises UserError where they cannot be had, or nobody knows which they were."""
-    spec = first.recipe.data
-    if not data:
+    known = [run for group in wanted.grouped.values() for run in group if run.data]
+    if not known:
         raise UserError("no manifest says which images the runs were trained on.")
-    images = open_for(spec)
-    if images.content != data["content"]:
-        raise UserError(f"{spec.source or images.name} holds other images now than when the runs were trained.")
-    return images
+    refusals = []
+    for source, run in {wanted.source or run.recipe.data.source: run for run in reversed(known)}.items():
+        try:
+            images = open_for(run.recipe.data, source)
+        except UserError as error:
+            refusals.append(str(error))
+            continue
+        if images.content == run.data["content"]:
+            return images
+        refusals.append(f"{source or images.name} holds other images now than when the runs were trained.")
+    raise UserError(f"{' '.join(refusals)} --data names those of the training.")
 
 
 def _kinds(names: Sequence[str]) -> dict[str, list[str]]:
     """The kinds of figures that a network measures, by the network as the figures name it."""
     found: dict[str, list[str]] = {}
     for name in names:
-        kind, _, rest = name.partition("@")
-        if kind in METRICS:
-            found.setdefault(rest.partition(":N=")[0], []).append(kind)
+        if kind(name) in METRICS:
+            found.setdefault(name.partition("@")[2].partition(":N=")[0], []).append(kind(name))
     return found
 
 
@@ -100,15 +116,32 @@ def _extractor(label: str, images: ImageSet) -> Extractor:
     return opened
 
 
-def _neighbours(
-    grouped: Mapping[str, Sequence[Found]], contenders: Sequence[Contender], asked: Asked, page: Path, say: Say
-) -> dict[str, Neighbours]:
+def _spoil(asked: Asked, label: str, found: Alongside, say: Say) -> None:
+    say(f"Measuring spoilt images with {label}.")
+    try:
+        sanity = measure.sanity(asked)
+    except UserError as error:
+        found.remarks.append(f"Figures of spoilt images through {label} cannot be had: {error}")
+        return
+    for spoilt, values in sanity.items():
+        found.sanity[spoilt] = found.sanity.get(spoilt, {}) | values
+    few = f"Of figures of spoilt images: {measure.few(asked)}."
+    if len(asked.images) < 2 * asked.num and few not in found.remarks:
+        found.remarks.append(few)
+
+
+def _find_neighbours(wanted: Wanted, asked: Asked, found: Alongside, say: Say) -> None:
     """Of the first training of each that did not diverge, the samples of its first figures."""
-    keep, found = page.with_name(f"{page.stem}-neighbours"), {}
-    for contender in contenders:
-        for run, trained in zip(grouped[contender.name], contender.runs, strict=True):
-            if trained.state != "diverged":
-                seed = min(seed for values in run.values.values() for seed in values)
-                found[contender.name] = neighbours.find(contender.name, trained, seed, page.parent, keep, asked, say)
-                break
-    return found
+    keep = wanted.page.with_name(f"{wanted.page.stem}-neighbours")
+    for contender in wanted.contenders:
+        for run, trained in zip(wanted.grouped[contender.name], contender.runs, strict=True):
+            if trained.state == "diverged":
+                continue
+            seed = min(run.values[wanted.names[0]])
+            try:
+                found.neighbours[contender.name] = neighbours.find(
+                    contender.name, trained, run.folder, seed, wanted.page.parent, keep, asked, say
+                )
+            except UserError as error:
+                found.remarks.append(f"Training images nearest to {contender.name}'s samples are not shown: {error}")
+            break

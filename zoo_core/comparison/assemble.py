@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from zoo_core.comparison import telling
 from zoo_core.comparison.measure import Values, lower_is_better, of_structure
 from zoo_core.comparison.results import Compared, Contender, CurvePoint, Published, Trained
 from zoo_core.comparison.statistics import agreement, summarise, verdicts
 from zoo_core.errors import UserError
 from zoo_core.evaluation import read as read_evaluation
 from zoo_core.files import parse_json
+from zoo_core.recipe import Recipe, for_stage
 from zoo_core.spec import Plugin
 
 LABELS = {
@@ -119,18 +121,28 @@ def agreements(figures: Sequence[Compared]) -> list[list[float | None]]:
     return [[agreement(one, other) for other in columns] for one in columns]
 
 
-def curve(run: Path, spent: Spent, stage: str, batch: int, num: int) -> list[CurvePoint]:
+def curve(run: Path, spent: Spent, stage: str, recipe: Recipe) -> list[CurvePoint]:
     """The figures that a training measured on its way and at its end, against images, operations and seconds.
 
-    They were measured in its last stage, `stage` of `batch` images a step, with N = `num`.
+    They were measured in its last stage, `stage`.
     """
     found = []
-    kept = read_evaluation(run)
+    kept, batch = read_evaluation(run), for_stage(recipe, stage).train.batch
     for entry in (*kept.get("during", []), *([kept["end"]] if "end" in kept else [])):
-        rows = {name: (row["images"], row["images_shuffled"]) for name, row in entry["structure"].items()}
-        values = {figure["name"]: figure["value"] for figure in entry["figures"]} | of_structure(rows, num)
-        found.append(CurvePoint(*spent.at(stage, entry["step"] * batch), values))
+        found.append(CurvePoint(*spent.at(stage, entry["step"] * batch), values(entry, recipe)))
     return found
+
+
+def values(entry: Mapping[str, Any], recipe: Recipe) -> Values:
+    """The figures of one measurement in a run's evaluation.json."""
+    rows = {name: (row["images"], row["images_shuffled"]) for name, row in entry["structure"].items()}
+    return {row["name"]: row["value"] for row in entry["figures"]} | of_structure(rows, num_of(entry, recipe))
+
+
+def num_of(entry: Mapping[str, Any], recipe: Recipe) -> int:
+    """N of a measurement, as its figures' names say, for structure, which has no name of its own."""
+    found = (telling.num_of(row["name"]) for row in entry["figures"])
+    return next(filter(None, found), recipe.evaluate.num)
 
 
 class Spent:
@@ -190,6 +202,11 @@ class Spent:
             if name == stage:
                 break
         return total, flops, seconds
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Real images that each stage saw."""
+        return {stage: points[-1][0] for stage, points in self._points.items()}
 
     @property
     def seconds(self) -> float:

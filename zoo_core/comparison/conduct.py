@@ -20,7 +20,7 @@ from zoo_core.comparison.results import Comparison, Contender, Cost, Neighbours,
 from zoo_core.data import ImageSet
 from zoo_core.extractors import open_extractor
 from zoo_core.files import read_json
-from zoo_core.recipe import Recipe, for_stage
+from zoo_core.recipe import Recipe
 from zoo_core.runs import write_text
 from zoo_core.schema import build as build_checked
 
@@ -161,7 +161,7 @@ class Course:
             found,
             weights=measure.weights(run),
             values=by_figure,
-            curve=assemble.curve(job.folder, spent, stages[-1], for_stage(recipe, stages[-1]).train.batch, asked.num),
+            curve=assemble.curve(job.folder, spent, stages[-1], recipe),
         )
 
     def _neighbours(self, name: str, trained: Sequence[Trained], asked: Asked) -> Neighbours | None:
@@ -169,7 +169,8 @@ class Course:
         if not ended:
             return None
         keep = self.folder / MEASURED / "neighbours"
-        return neighbours.find(name, ended, self._samplings[0], self.folder, keep, asked, self.say)
+        run = self.folder / ended.folder
+        return neighbours.find(name, ended, run, self._samplings[0], self.folder, keep, asked, self.say)
 
     def _cost(self, name: str, recipe: Recipe, stages: Sequence[str]) -> tuple[dict[str, float], Cost]:
         """Measured once and kept, so that the report's numbers stay when it is made again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def resolve(entry: Entry, changes: Changes) -> Recipe:
     """
     plugin = entry.plugin
     if not plugin and entry.recipe:
-        raw = parse_yaml(read_text(Path(entry.recipe).expanduser()), entry.recipe)
+        raw = parse_yaml(read_text(Path(os.path.expanduser(entry.recipe))), entry.recipe)
         if isinstance(raw, Mapping) and "contenders" in raw:
             raise UserError(f"{entry.recipe} is a whole plan; name it alone.")
         if not isinstance(raw, Mapping) or "plugin" not in raw:
@@ -126,5 +127,5 @@ def is_plan_file(text: str) -> bool:
     """Whether a YAML file is a plan, not a recipe: it lists contenders."""
     if not text.endswith((".yaml", ".yml")) or "=" in text:
         return False
-    raw = parse_yaml(read_text(Path(text).expanduser()), text)
+    raw = parse_yaml(read_text(Path(os.path.expanduser(text))), text)
     return isinstance(raw, Mapping) and "contenders" in raw

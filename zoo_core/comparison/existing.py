@@ -15,37 +15,51 @@ from pathlib import Path
 from zoo_core import bench, catalog, parts, runs
 from zoo_core import recipe as recipes
 from zoo_core.comparison import alongside, assemble, budget, measure
-from zoo_core.comparison.alongside import Alongside
+from zoo_core.comparison.alongside import Alongside, Wanted
 from zoo_core.comparison.cost import Bill
 from zoo_core.comparison.flags import flags_for
 from zoo_core.comparison.measure import Values
-from zoo_core.comparison.on_disk import SIZE, Found, find, groups, same_data
-from zoo_core.comparison.results import Budget, Compared, Comparison, Contender, Cost, Trained
-from zoo_core.comparison.telling import listed
+from zoo_core.comparison.on_disk import Found, find_all, groups, same_data
+from zoo_core.comparison.results import Compared, Comparison, Contender, Cost, Trained
+from zoo_core.comparison.telling import is_structure, kind, listed, num_of
 from zoo_core.errors import UserError
+from zoo_core.evaluation import REFERENCE
 from zoo_core.recipe import for_stage
 
 PROTOCOL = "existing runs"
 """In place of a protocol: these runs followed none together."""
 NO_COST = Cost(0, 0, 0.0, 0.0, 0.0, 0)
-SHARED = ("train.batch", "train.precision", "data.labels", "data.mirror", "data.filter", "data.crop")
+SHARED = ("train.batch", "train.precision", "data.labels", "data.mirror")
 """What the common track makes equal; a flag says where runs differ."""
 
 
 Say = Callable[[str], None]
 
 
-def compare(
-    folders: Sequence[Path], build: bench.Build, page: Path, say: Say, *, count_cost: bool, look: bool
-) -> Comparison:
-    """Runs as a comparison that is to be shown on `page`; `build` asks a recipe's plugin for its stages.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
 
-    With `count_cost` it counts what contenders cost, with `look` it measures spoilt images and looks for neighbours.
+    folders: Sequence[Path]
+    page: Path
+    """To be written."""
+    command: str
+    """That asks for it."""
+    source: str = ""
+    """Where the images of training are now; empty: where the runs had them."""
+    count_cost: bool = True
+    look: bool = True
+    """Whether to measure spoilt images and look for neighbours."""
+
+
+def compare(request: Request, build: bench.Build, say: Say) -> Comparison:
+    """Runs as a comparison; `build` asks a recipe's plugin for its stages.
+
     Raises UserError for what is no run, two runs of the same training, runs on different images, and runs without a
     figure that all have.
     """
-    beside = page.parent
-    found = [find(folder, build) for folder in folders]
+    beside = request.page.parent
+    found = find_all(request.folders, build)
     data = same_data(found)
     grouped = groups(found)
     names, num, left_out = _common_figures(found)
@@ -53,32 +67,31 @@ def compare(
     shown = Shown(names, num, samplings, beside)
     contenders = []
     for name, group in grouped.items():
-        if count_cost:
+        if request.count_cost:
             say(f"Counting what {name} costs.")
-        prices, cost = _cost(group[0], build) if count_cost else ({}, NO_COST)
-        contenders.append(_contender(name, group, shown, build, prices, cost))
+        contenders.append(_contender(name, group, shown, build, request.count_cost))
     shared = set.intersection(*({run.seed for run in group} for group in grouped.values()))
     seen = Alongside()
-    if look:
-        seen = alongside.look(grouped, contenders, data, names, num, page, say)
+    names, _ = assemble.figure_names(contenders)
+    if request.look and names:
+        seen = alongside.look(Wanted(grouped, contenders, names, num, request.page, request.source), say)
         contenders = [replace(each, neighbours=seen.neighbours.get(each.name)) for each in contenders]
-    floors = {name: value for run in found for name, value in run.floors.items()}
-    figures = [_compared(name, contenders, shared, floors, seen.sanity, samplings) for name in names]
-    seeds = sorted({run.seed for run in found})
-    remarks = [*_differences(grouped), *_pairing(grouped, shared), *left_out, *seen.missing]
+    figures = [_compared(name, contenders, shared, found, seen.sanity, samplings) for name in names]
+    remarks = [*_differences(grouped), *_references(names), *_pairing(grouped, shared), *left_out, *seen.remarks]
     return Comparison(
-        track="paper",
-        budget=Budget("images", max(run.planned for run in found)),
+        track=None,
+        budget=None,
         data=data,
         num=num,
-        seeds=seeds,
-        generation_seeds=sorted({seed for run in found for name in names for seed in run.values.get(name, ())}),
+        seeds=sorted(shared),
+        generation_seeds=sorted({seed for run in found for seed in _drawn(run, shown)}),
         contenders=contenders,
         figures=figures,
         agreement=assemble.agreements(figures),
-        flags=flags_for(contenders, figures, remarks, min(len(group) for group in grouped.values())),
-        manifest={f"run {_relative(run.folder, beside)}": run.manifest for run in found},
-        command=f"zoo report {shlex.join(map(str, folders))}",
+        flags=flags_for(contenders, figures, remarks, len(shared)),
+        manifest={"this page": runs.manifest(found[0].recipe, data, 1)}
+        | {f"run {_relative(run.folder, beside)}": run.manifest for run in found},
+        command=request.command,
         published=[
             row
             for plugin in dict.fromkeys(run.recipe.plugin for run in found)
@@ -96,13 +109,11 @@ def _common_figures(found: Sequence[Found]) -> tuple[list[str], int, list[str]]:
     ended = [run for run in found if not run.state.diverged]
     every = list(dict.fromkeys(name for run in ended for name in run.values))
     common = [name for name in every if all(name in run.values for run in ended)]
-    sizes = {name: int(match[1]) for name in common if (match := SIZE.search(name))}
+    sizes = {name: num for name in common if (num := num_of(name))}
     if not sizes:
-        said = "; ".join(f"{run.folder} has {listed(list(run.values)) or 'none'}" for run in ended[:4])
         raise UserError(
-            "there is no figure that all of these runs have"
-            + (f" ({said})" if said else ", for all of them diverged")
-            + "; measure each alike with `zoo evaluate RUN --num N --extractor NAME`."
+            f"there is no figure that all of these runs have: {_lacking(ended, every)}; "
+            "measure each alike with `zoo evaluate RUN --num N --extractor NAME`."
         )
     num = max(sizes.values())
     names = [name for name in common if sizes.get(name) == num]
@@ -110,8 +121,22 @@ def _common_figures(found: Sequence[Found]) -> tuple[list[str], int, list[str]]:
     left_out += [f"{name} is left out: the other figures are of N = {num}." for name in common if name not in names]
     counts = {len(run.values[name]) for run in ended for name in names}
     if len(counts) > 1:
-        left_out.append(f"Not every run has as many sets of samples; the first {min(counts)} of each are shown.")
+        first = f"{min(counts)} of each, by their seeds, are" if min(counts) > 1 else "of each, by its seed, is"
+        left_out.append(f"Not every run has as many sets of samples; the first {first} shown.")
     return names, num, left_out
+
+
+def _lacking(ended: Sequence[Found], every: Sequence[str]) -> str:
+    """Which runs are behind it that no figure is common to all."""
+    bare = [str(run.folder) for run in ended if not run.values]
+    if not ended or bare:
+        return (
+            f"{listed(bare)} {'have' if len(bare) > 1 else 'has'} none of their newest weights"
+            if bare
+            else "all of them diverged"
+        )
+    usual = max(every, key=lambda name: sum(name in run.values for run in ended))
+    return f"{listed([str(run.folder) for run in ended if usual not in run.values])} without {usual}"
 
 
 # --- rows ---
@@ -127,10 +152,9 @@ class Shown:
     beside: Path
 
 
-def _contender(
-    name: str, group: Sequence[Found], shown: Shown, build: bench.Build, prices: Mapping[str, float], cost: Cost
-) -> Contender:
+def _contender(name: str, group: Sequence[Found], shown: Shown, build: bench.Build, count_cost: bool) -> Contender:
     first = group[0]
+    prices, cost = _cost(group, build) if count_cost else ({}, NO_COST)
     stages = build(first.recipe, parts.outline(first.recipe))
     words = first.manifest.get("command")
     return Contender(
@@ -138,18 +162,33 @@ def _contender(
         plugin=first.recipe.plugin,
         recipe=recipes.to_dict(first.recipe),
         command=f"zoo {shlex.join(map(str, words))}" if isinstance(words, list) and words else "not recorded",
-        images=first.planned,
+        images=_seen(group),
         cost=cost,
         runs=[_trained(run, shown, prices) for run in group],
         pretrained=sorted({network for stage in stages for network in stage.pretrained}),
     )
 
 
-def _cost(run: Found, build: bench.Build) -> tuple[dict[str, float], Cost]:
+def _seen(group: Sequence[Found]) -> int:
+    """Real images over all stages, in the mean."""
+    return round(sum(run.state.images for run in group) / len(group))
+
+
+def _cost(group: Sequence[Found], build: bench.Build) -> tuple[dict[str, float], Cost]:
     """Training FLOPs of an image by stage, and the whole cost; memory, which takes another process, is not measured."""
-    bill = Bill(run.recipe, build, run.stages)
+    recipe, stages = group[0].recipe, group[0].stages
+    bill = Bill(recipe, build, stages)
     prices = bill.prices("flops")
-    return prices, bill.cost(budget.shares(run.recipe, run.stages), prices, memory=False)
+    seen = [assemble.Spent.read(run.folder, prices, stages).images for run in group]
+    total = sum(sum(by_stage.values()) for by_stage in seen)
+    shares = {stage: sum(by_stage[stage] for by_stage in seen) / total for stage in stages} if total else {}
+    return prices, bill.cost(shares or budget.shares(recipe, stages), prices, memory=False)
+
+
+def _drawn(run: Found, shown: Shown) -> list[int]:
+    """The seeds of the samples behind what is shown of a run."""
+    values = next((run.values[name] for name in shown.names if name in run.values), {})
+    return sorted(values)[: shown.samplings]
 
 
 def _trained(run: Found, shown: Shown, prices: Mapping[str, float]) -> Trained:
@@ -165,14 +204,13 @@ def _trained(run: Found, shown: Shown, prices: Mapping[str, float]) -> Trained:
     )
     if run.state.diverged:
         return found
-    batch = for_stage(run.recipe, run.stages[-1]).train.batch
     return replace(
         found,
         weights=measure.weights(runs.load(run.folder)),
         values={
             name: [value for _, value in sorted(run.values[name].items())][: shown.samplings] for name in shown.names
         },
-        curve=assemble.curve(run.folder, spent, run.stages[-1], batch, shown.num),
+        curve=assemble.curve(run.folder, spent, run.stages[-1], run.recipe),
     )
 
 
@@ -180,7 +218,7 @@ def _compared(
     name: str,
     contenders: Sequence[Contender],
     shared: set[int],
-    floors: Values,
+    found: Sequence[Found],
     sanity: Mapping[str, Values],
     samplings: int,
 ) -> Compared:
@@ -191,28 +229,44 @@ def _compared(
         for each in contenders
         if shared
     }
-    spoilt = {what: values.get(name) for what, values in sanity.items()}
-    return assemble.one(name, whole, floors.get(name), spoilt, paired=paired)
+    spoilt = {what: values[name] for what, values in sanity.items() if name in values}
+    floor = next((run.floors[name] for run in found if name in run.floors), None)
+    notes = dict.fromkeys(run.notes[name] for run in found if name in run.notes)
+    return assemble.one(name, whole, floor, spoilt, "; ".join(notes), paired)
 
 
 # --- what a reader must know ---
 
 
 def _differences(groups: Mapping[str, Sequence[Found]]) -> list[str]:
-    said = [
-        "These runs were not made under one plan, so a verdict compares whole recipes, with all that differs in them."
-    ]
-    first = {name: group[0] for name, group in groups.items()}
-    facts = {"images of training": {name: f"{run.planned:,}" for name, run in first.items()}}
-    flat = {name: runs.flat(recipes.to_dict(run.recipe)) for name, run in first.items()}
-    facts |= {place: {name: str(values.get(place)) for name, values in flat.items()} for place in SHARED}
+    said = []
+    if len(groups) > 1:
+        said.append("No plan made these runs alike: a verdict compares whole recipes, with all that differs in them.")
+    facts = {"images of training": {name: f"{_seen(group):,}" for name, group in groups.items()}}
+    facts |= {place: {name: _setting(group[0], place) for name, group in groups.items()} for place in SHARED}
     for what, by_name in facts.items():
         if len(set(by_name.values())) > 1:
             said.append(f"They differ in {what}: {', '.join(f'{name} {value}' for name, value in by_name.items())}.")
-    unknown = [str(run.folder) for group in groups.values() for run in group if "data" not in run.manifest]
+    unknown = [str(run.folder) for group in groups.values() for run in group if not run.data]
     if unknown:
         said.append(f"Nobody knows which images {listed(unknown)} saw: no manifest says.")
     return said
+
+
+def _setting(run: Found, place: str) -> str:
+    """What a recipe sets there, of several stages as much as differs."""
+    stages = [runs.flat(recipes.to_dict(for_stage(run.recipe, stage))) for stage in run.stages]
+    return " then ".join(dict.fromkeys(str(values.get(place)) for values in stages))
+
+
+def _references(names: Sequence[str]) -> list[str]:
+    """Figures that are not held against the images of training."""
+    ends = {name: name.rpartition(":")[2] for name in names if kind(name) != "isc" and not is_structure(name)}
+    return [
+        f"{assemble.label(name)} is held against {end}, not against the images of training."
+        for name, end in ends.items()
+        if end.partition("=")[0] != REFERENCE
+    ]
 
 
 def _pairing(groups: Mapping[str, Sequence[Found]], shared: set[int]) -> list[str]:
@@ -222,9 +276,8 @@ def _pairing(groups: Mapping[str, Sequence[Found]], shared: set[int]) -> list[st
         return ["The contenders have no training seed in common, so there are no pairs and no verdicts."]
     if any({run.seed for run in group} != shared for group in groups.values()):
         seeds = listed([str(seed) for seed in sorted(shared)], 20)
-        return [
-            f"Only training seed{'s' if len(shared) > 1 else ''} {seeds} are in all contenders: verdicts see no other."
-        ]
+        which = f"seeds {seeds} are" if len(shared) > 1 else f"seed {seeds} is"
+        return [f"Only training {which} in all contenders: verdicts see no other."]
     return []
 
 

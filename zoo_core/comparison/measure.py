@@ -138,7 +138,7 @@ def floors(asked: Asked) -> tuple[Values, dict[str, str]]:
     if len(real) < 2 * asked.num:  # halves would be smaller, and figures of two N do not stand beside each other
         itself = real.take(asked.num)  # as large as what contenders are held against, so that the notes are theirs
         found = metrics.figures(itself, itself, reference=REFERENCE, metrics=_with_floor(asked))
-        return values, {_kind(figure): "; ".join(filter(None, (_note(figure), _few(asked)))) for figure in found}
+        return values, {_kind(figure): "; ".join(filter(None, (_note(figure), few(asked)))) for figure in found}
     found = metrics.floor(real, asked.num, reference=REFERENCE, metrics=asked.metrics)
     values |= {figure.name.removeprefix("floor:"): _finite(figure.value) for figure in found}
     return values, {_kind(figure): _note(figure) for figure in found if _note(figure)}
@@ -176,7 +176,7 @@ def _note(figure: Figure) -> str:
     return figure.note if figure.std is None else ""
 
 
-def _few(asked: Asked) -> str:
+def few(asked: Asked) -> str:
     """What fewer than 2 N real images mean."""
     num, wanted = len(asked.images), asked.num
     if num < wanted:

@@ -87,12 +87,19 @@ def side_by_side(samples: Tensor, found: Neighbours, asked: Asked) -> np.ndarray
 
 
 def find(
-    contender: str, trained: Trained, seed: int, folder: Path, keep: Path, asked: Asked, say: Callable[[str], None]
+    contender: str,
+    trained: Trained,
+    run: Path,
+    seed: int,
+    folder: Path,
+    keep: Path,
+    asked: Asked,
+    say: Callable[[str], None],
 ) -> Neighbours:
     """The neighbours of one training's samples of a generation seed, the same samples as the figures are of.
 
-    They are kept with their picture in the folder `keep`, below the report's own `folder`, and not looked for again if
-    they are of the same weights.
+    `run` is the training's own folder. What is found is kept with its picture in the folder `keep`, below the report's
+    own `folder`, and not looked for again if it is of the same weights.
     """
     file = keep / f"{contender}.json"
     png = file.with_suffix(".png")
@@ -104,15 +111,14 @@ def find(
         "num": asked.num,
     }
     kept = _kept(file, identity)
-    if kept and png.exists():
+    place = png.relative_to(folder).as_posix()
+    if kept and kept.picture == place and png.exists():
         return kept
     say(f"Looking for the training images nearest to {contender}'s samples.")
-    generator = runs.load(folder / trained.folder).generator
+    generator = runs.load(run).generator
     maps = asked.images.maps_in_turn(generator.map_kind)
     samples = torch.cat(list(sampling.draw(generator, min(SAMPLES, asked.num), seed, maps=maps)))
-    found = look(
-        samples, asked, train_seed=trained.seed, generation_seed=seed, picture=png.relative_to(folder).as_posix()
-    )
+    found = look(samples, asked, train_seed=trained.seed, generation_seed=seed, picture=place)
     sampling.save_png(png, side_by_side(samples, found, asked), sampling.enlargement(asked.images.resolution))
     content = {**identity, "neighbours": dataclasses.asdict(found)}
     runs.write_text(file, json.dumps(content, indent=1))  # last, so that what is kept has its picture

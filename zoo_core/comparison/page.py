@@ -88,7 +88,7 @@ def render(comparison: Comparison, folder: Path, data: str = results.FILE) -> st
         headlines=telling.headlines(comparison),
         enough_to_win=ENOUGH_TO_WIN,
         planned=comparison.protocol == results.PROTOCOL,
-        track=TRACKS[comparison.track],
+        track=TRACKS.get(comparison.track),
         tables=[figures[start : start + COLUMNS] for start in range(0, len(figures), COLUMNS)],
         main=main,
         glance=list({telling.kind(figure.name): figure for figure in reversed(main)}.values())[::-1],
@@ -97,6 +97,7 @@ def render(comparison: Comparison, folder: Path, data: str = results.FILE) -> st
         square=square,
         few=FEW,
         cell=cell,
+        lacking=telling.lacking,
         seconds=seconds,
         decimals=telling.decimals,
         direction=telling.direction,
@@ -165,7 +166,7 @@ def said(value: Any) -> str:
             for key, item in value.items()
         )
     if isinstance(value, (list, tuple)):
-        return " ".join(map(said, value))
+        return " ".join(map(said, value)) or telling.NONE
     return telling.NONE if value in (None, "") else str(value)
 
 
@@ -242,4 +243,14 @@ def _curved(comparison: Comparison) -> dict[str, str]:
     )
     if "pair_excess" in wanted and not any(telling.kind(name) == "pair_excess" for name in names):
         wanted.add("pair_agreement")
-    return {name: labels.get(telling.kind(name), telling.kind(name)) for name in names if telling.kind(name) in wanted}
+    return {
+        name: labels.get(telling.kind(name), telling.kind(name)) + _size(name, comparison.num)
+        for name in names
+        if telling.kind(name) in wanted
+    }
+
+
+def _size(figure: str, usual: int) -> str:
+    """N, where it is not that of the reported figures: a smaller N gives another number."""
+    num = telling.num_of(figure)
+    return f" (N = {num:,})" if num not in (None, usual) else ""

@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from zoo_core.comparison.results import Compared, Contender, CurvePoint
-from zoo_core.comparison.telling import BOUNDED, decimals, direction, kind, number
+from zoo_core.comparison.telling import BOUNDED, decimals, direction, kind, lacking, number
 
 COLOURS = 7
 """The page's variables --series-0 to --series-6."""
@@ -119,9 +119,10 @@ def _row(axes: Axes, figure: Compared, contender: Contender, index: int) -> list
     """One contender's numbers below its name; returns them."""
     summary = figure.summaries[contender.name]
     beside = axes.get_yaxis_transform()
-    axes.text(0, index - 0.34, _short(contender.name, 40), transform=beside, va="center")
-    if summary.diverged:
-        said = f"{summary.diverged} of {summary.diverged + summary.trainings} diverged"
+    said = lacking(figure, contender)
+    room = max(12, 55 - len(said)) if said else 40
+    axes.text(0, index - 0.34, _short(contender.name, room), transform=beside, va="center")
+    if said:
         axes.text(1, index - 0.34, said, transform=beside, va="center", ha="right", style="italic")
     shown: list[float] = []
     if summary.low is not None and summary.high is not None:

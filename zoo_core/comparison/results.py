@@ -73,7 +73,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a contender is and takes, on the machine that the manifest names."""
+    """What a contender is and takes, on the machine that the manifest names. All 0 where nobody counted."""
 
     generator_parameters: int
     other_parameters: int
@@ -128,7 +128,7 @@ class Contender:
     command: str
     """Trains it from nothing, with the first seed; `--set train.seed=S` for others."""
     images: int
-    """That the budget gives it."""
+    """That the budget gives it; without a plan, what its trainings saw, in the mean."""
     cost: Cost
     runs: list[Trained]
     pretrained: list[str] = field(default_factory=list)
@@ -172,13 +172,15 @@ class Published:
 class Comparison:
     """The whole."""
 
-    track: Track
-    budget: Budget
+    track: Track | None
+    budget: Budget | None
+    """None, both, where runs followed no plan together."""
     data: dict[str, Any]
     """As `ImageSet.describe` has it."""
     num: int
     """N of every figure."""
     seeds: list[int]
+    """Of trainings that all contenders have: those that verdicts see."""
     generation_seeds: list[int]
     contenders: list[Contender]
     figures: list[Compared]
@@ -213,6 +215,14 @@ def read(path: Path) -> Comparison:
     if not isinstance(content, dict) or content.get("protocol") != PROTOCOL:
         raise UserError(f"{path} is not a report of the protocol {PROTOCOL}.")
     return build(Comparison, content, "the report")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report's numbers, of any protocol."""
+    try:
+        return path.stat().st_size <= MAX_BYTES and "protocol" in dict(read_json(path))
+    except (OSError, TypeError, ValueError):
+        return False
 
 
 def _finite(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 A contender's values of one figure are `[S, G]`: S training seeds, and G sets of samples drawn from each trained
 network. Retraining moves a figure more than resampling does, so a training is the unit: its G values are averaged
-first, and the S averages are what intervals and tests see. A training that diverged is a row of nan:
-counted, never dropped.
+first, and the S averages are what intervals and tests see. A training without a number, which diverged or whose samples
+do not show the figure, is a row of nan: never dropped in silence.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Summary:
     """One contender's figure."""
 
     mean: float | None
-    """None where every training diverged."""
+    """None where no training gave a number."""
     low: float | None
     high: float | None
     """Of the mean's 95 % interval (Student's t over trainings); None with fewer than two."""
@@ -37,8 +37,7 @@ class Summary:
     within: float | None
     """Standard deviation between the samplings of one training, pooled; None with one sampling."""
     trainings: int
-    """That ended."""
-    diverged: int
+    """That gave a number."""
 
 
 def summarise(values: np.ndarray) -> Summary:
@@ -49,7 +48,7 @@ def summarise(values: np.ndarray) -> Summary:
     half = _half_width(means)
     within = float(np.sqrt(kept.var(1, ddof=1).mean())) if len(kept) and kept.shape[1] > 1 else float("nan")
     known = map(_known, (mean, mean - half, mean + half, _deviation(means), within))
-    return Summary(*known, trainings=len(kept), diverged=len(values) - len(kept))
+    return Summary(*known, trainings=len(kept))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def verdicts(values: Mapping[str, np.ndarray], *, lower_is_better: bool = True) 
 
     A pair is decided when its p, corrected by Holm, is below 0.05 and its gap is above the standard deviation between
     trainings of the two: a difference smaller than what a lucky seed makes is not called a win, however small p is.
-    Who diverged in a training cannot win.
+    Who has no number of a training, as one that diverged, cannot win.
     """
     found = [_pair(first, second, values[first], values[second]) for first, second in combinations(values, 2)]
     adjusted = holm([verdict.p for verdict in found])
@@ -111,7 +110,7 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
 
 
 def trained(values: np.ndarray) -> np.ndarray:
-    """The rows of trainings that ended."""
+    """The rows of trainings that gave a number."""
     return values[np.isfinite(values).all(1)]
 
 
@@ -131,7 +130,7 @@ def _decide(verdict: Verdict, values: Mapping[str, np.ndarray], lower_is_better:
     better = verdict.difference is not None and (verdict.difference < 0) == lower_is_better
     winner = both[0 if better else 1]
     if verdict.low is None:
-        reason = "fewer than two trainings of both ended"
+        reason = "fewer than two pairs of trainings gave a number"
     elif verdict.adjusted is None:
         reason = "two trainings differ by just the same, which rates do by chance"
     elif verdict.adjusted >= 1 - CONFIDENCE:
@@ -139,7 +138,7 @@ def _decide(verdict: Verdict, values: Mapping[str, np.ndarray], lower_is_better:
     elif not abs(verdict.difference) > spread:
         reason = f"the gap is below the spread between trainings ({spread:.3g})"
     elif len(trained(winner)) < len(winner):
-        reason = "the one that would win diverged in a training"
+        reason = "the one that would win has no number of a training"
     else:
         return replace(verdict, outcome="win" if better else "loss")
     return replace(verdict, reason=reason)

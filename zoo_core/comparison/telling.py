@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zoo_core.comparison.results import Compared, Comparison
+from zoo_core.comparison.results import Compared, Comparison, Contender
 from zoo_core.comparison.statistics import Verdict
 
 MAIN = ("fid", "fd", "pair_excess", "symmetry_error")
@@ -18,6 +19,10 @@ NONE = "–"
 BOUNDED = ("precision", "recall", "symmetry_error", "pair_agreement", "pair_excess", "count_agreement")
 """Rates and the like: three places say all of them, and a logarithmic axis nothing."""
 
+LACKING = {"diverged": "diverged", "short": "short", "done": "without a number"}
+"""What is said of a training that gave no number of a figure, by its state."""
+
+_SIZE = re.compile(r":N=([1-9]\d{0,8})\b")
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -38,6 +43,12 @@ class Headline:
 def kind(figure: str) -> str:
     """`fd@random-conv-v1:32px:N=2000:train` -> `fd`."""
     return figure.partition("@")[0]
+
+
+def num_of(figure: str) -> int | None:
+    """`fd@random-conv-v1:32px:N=2000:train` -> 2000; None where the name does not say."""
+    found = _SIZE.search(figure)
+    return int(found[1]) if found else None
 
 
 def is_structure(figure: str) -> bool:
@@ -67,6 +78,12 @@ def titles(figures: Sequence[Compared]) -> dict[str, str]:
 def direction(figure: Compared) -> str:
     """Which way is better."""
     return BETTER[figure.lower_is_better]
+
+
+def lacking(figure: Compared, contender: Contender) -> str:
+    """How many of a contender's trainings gave no number, and why: `1 of 3 diverged`; empty where all did."""
+    silent = Counter(LACKING[run.state] for run in contender.runs if None in run.values.get(figure.name, [None]))
+    return ", ".join(f"{number} of {len(contender.runs)} {why}" for why, number in silent.items())
 
 
 # --- numbers ---
@@ -155,7 +172,7 @@ def headlines(comparison: Comparison) -> list[Headline]:
 def _headline(figure: Compared, title: str) -> Headline:
     known = {name: row.mean for name, row in figure.summaries.items() if row.mean is not None}
     if not known:
-        return Headline(title, "nothing could be measured", "No training ended.")
+        return Headline(title, "nothing could be measured", "No training gave a number.")
     if len(figure.summaries) == 1:
         return Headline(title, "one contender", f"{_mean(figure, next(iter(known)))}; nobody to compare it with.")
     answer, details = _answer(figure, known)
@@ -194,7 +211,7 @@ def _won(figure: Compared, name: str, known: dict[str, float]) -> str:
 def _undecided(figure: Compared) -> str:
     gaps = [verdict for verdict in figure.verdicts if verdict.difference is not None]
     if not gaps:
-        return "No two contenders have an ended training of the same seed."
+        return "No two contenders have numbers of the same training seed."
     widest = max(gaps, key=lambda verdict: abs(verdict.difference))
     if len(figure.verdicts) == 1:
         return f"The two cannot be told apart: {_gap(figure, widest)}; {widest.reason}."
