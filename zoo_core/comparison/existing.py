@@ -14,23 +14,19 @@ from pathlib import Path
 
 from zoo_core import bench, catalog, parts, runs
 from zoo_core import recipe as recipes
-from zoo_core.comparison import alongside, assemble, budget, measure
+from zoo_core.comparison import alongside, assemble, budget, measure, unplanned
 from zoo_core.comparison.alongside import Alongside, Wanted
 from zoo_core.comparison.cost import Bill
 from zoo_core.comparison.flags import flags_for
 from zoo_core.comparison.measure import Values
 from zoo_core.comparison.on_disk import Found, find_all, groups, same_data
 from zoo_core.comparison.results import Compared, Comparison, Contender, Cost, Trained
-from zoo_core.comparison.telling import is_structure, kind, listed, num_of
+from zoo_core.comparison.telling import listed, num_of
 from zoo_core.errors import UserError
-from zoo_core.evaluation import REFERENCE
-from zoo_core.recipe import for_stage
 
 PROTOCOL = "existing runs"
 """In place of a protocol: these runs followed none together."""
 NO_COST = Cost(0, 0, 0.0, 0.0, 0.0, 0)
-SHARED = ("train.batch", "train.precision", "data.labels", "data.mirror")
-"""What the common track makes equal; a flag says where runs differ."""
 
 
 Say = Callable[[str], None]
@@ -70,14 +66,14 @@ def compare(request: Request, build: bench.Build, say: Say) -> Comparison:
         if request.count_cost:
             say(f"Counting what {name} costs.")
         contenders.append(_contender(name, group, shown, build, request.count_cost))
-    shared = set.intersection(*({run.seed for run in group} for group in grouped.values()))
+    shared = unplanned.shared_seeds(grouped)
     seen = Alongside()
     names, _ = assemble.figure_names(contenders)
     if request.look and names:
         seen = alongside.look(Wanted(grouped, contenders, names, num, request.page, request.source), say)
         contenders = [replace(each, neighbours=seen.neighbours.get(each.name)) for each in contenders]
     figures = [_compared(name, contenders, shared, found, seen.sanity, samplings) for name in names]
-    remarks = [*_differences(grouped), *_references(names), *_pairing(grouped, shared), *left_out, *seen.remarks]
+    remarks = [*unplanned.remarks(grouped, names), *left_out, *seen.remarks]
     return Comparison(
         track=None,
         budget=None,
@@ -127,16 +123,14 @@ def _common_figures(found: Sequence[Found]) -> tuple[list[str], int, list[str]]:
 
 
 def _lacking(ended: Sequence[Found], every: Sequence[str]) -> str:
-    """Which runs are behind it that no figure is common to all."""
-    bare = [str(run.folder) for run in ended if not run.values]
-    if not ended or bare:
-        return (
-            f"{listed(bare)} {'have' if len(bare) > 1 else 'has'} none of their newest weights"
-            if bare
-            else "all of them diverged"
-        )
+    """Why no figure is common to all, and which runs are behind it."""
+    if not ended:
+        return "all of them diverged"
+    if bare := [str(run.folder) for run in ended if not run.values]:
+        return f"{listed(bare)} {'have' if len(bare) > 1 else 'has'} none of their newest weights"
     usual = max(every, key=lambda name: sum(name in run.values for run in ended))
-    return f"{listed([str(run.folder) for run in ended if usual not in run.values])} without {usual}"
+    without = [str(run.folder) for run in ended if usual not in run.values]
+    return f"{listed(without)} without {usual}" if without else f"{usual[:80]} does not say its N"
 
 
 # --- rows ---
@@ -162,16 +156,11 @@ def _contender(name: str, group: Sequence[Found], shown: Shown, build: bench.Bui
         plugin=first.recipe.plugin,
         recipe=recipes.to_dict(first.recipe),
         command=f"zoo {shlex.join(map(str, words))}" if isinstance(words, list) and words else "not recorded",
-        images=_seen(group),
+        images=unplanned.seen(group),
         cost=cost,
         runs=[_trained(run, shown, prices) for run in group],
         pretrained=sorted({network for stage in stages for network in stage.pretrained}),
     )
-
-
-def _seen(group: Sequence[Found]) -> int:
-    """Real images over all stages, in the mean."""
-    return round(sum(run.state.images for run in group) / len(group))
 
 
 def _cost(group: Sequence[Found], build: bench.Build) -> tuple[dict[str, float], Cost]:
@@ -233,52 +222,6 @@ def _compared(
     floor = next((run.floors[name] for run in found if name in run.floors), None)
     notes = dict.fromkeys(run.notes[name] for run in found if name in run.notes)
     return assemble.one(name, whole, floor, spoilt, "; ".join(notes), paired)
-
-
-# --- what a reader must know ---
-
-
-def _differences(groups: Mapping[str, Sequence[Found]]) -> list[str]:
-    said = []
-    if len(groups) > 1:
-        said.append("No plan made these runs alike: a verdict compares whole recipes, with all that differs in them.")
-    facts = {"images of training": {name: f"{_seen(group):,}" for name, group in groups.items()}}
-    facts |= {place: {name: _setting(group[0], place) for name, group in groups.items()} for place in SHARED}
-    for what, by_name in facts.items():
-        if len(set(by_name.values())) > 1:
-            said.append(f"They differ in {what}: {', '.join(f'{name} {value}' for name, value in by_name.items())}.")
-    unknown = [str(run.folder) for group in groups.values() for run in group if not run.data]
-    if unknown:
-        said.append(f"Nobody knows which images {listed(unknown)} saw: no manifest says.")
-    return said
-
-
-def _setting(run: Found, place: str) -> str:
-    """What a recipe sets there, of several stages as much as differs."""
-    stages = [runs.flat(recipes.to_dict(for_stage(run.recipe, stage))) for stage in run.stages]
-    return " then ".join(dict.fromkeys(str(values.get(place)) for values in stages))
-
-
-def _references(names: Sequence[str]) -> list[str]:
-    """Figures that are not held against the images of training."""
-    ends = {name: name.rpartition(":")[2] for name in names if kind(name) != "isc" and not is_structure(name)}
-    return [
-        f"{assemble.label(name)} is held against {end}, not against the images of training."
-        for name, end in ends.items()
-        if end.partition("=")[0] != REFERENCE
-    ]
-
-
-def _pairing(groups: Mapping[str, Sequence[Found]], shared: set[int]) -> list[str]:
-    if len(groups) < 2:
-        return []
-    if not shared:
-        return ["The contenders have no training seed in common, so there are no pairs and no verdicts."]
-    if any({run.seed for run in group} != shared for group in groups.values()):
-        seeds = listed([str(seed) for seed in sorted(shared)], 20)
-        which = f"seeds {seeds} are" if len(shared) > 1 else f"seed {seeds} is"
-        return [f"Only training {which} in all contenders: verdicts see no other."]
-    return []
 
 
 def _relative(folder: Path, beside: Path) -> str:
