@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import toys
 import yaml
 from calls import call
 from PIL import Image
 
-from zoo_core.comparison import measure, results
+from zoo_core.comparison import alongside, measure, results, unplanned
 from zoo_core.errors import UserError
 
 SMALL = [
@@ -131,6 +133,21 @@ def test_the_manifest_is_of_the_runs_and_of_who_made_the_page(place: Path) -> No
     assert made.manifest["run slow-seed-0"]["python"] == "of old"
     assert made.manifest["this page"]["python"] != "of old" and made.manifest["this page"]["hardware"]["cores"] > 0
     assert made.command == "zoo report slow-seed-0 --no-cost --no-measure"
+
+
+def test_where_data_lie_and_what_is_kept_make_no_other_contender(place: Path) -> None:
+    recipe(place / "slow-seed-1", ("data", "source"), "elsewhere")
+    recipe(place / "slow-seed-1", ("train", "keep"), 7)
+    (place / "slow-seed-2" / "manifest.json").unlink()
+    _, made = report(place, "slow-seed-0", "slow-seed-1", "slow-seed-2", "slow-seed-0")
+    assert [[run.seed for run in each.runs] for each in made.contenders] == [[0, 1, 2]]
+    assert "Nobody knows which images slow-seed-2 saw: no manifest says." in made.flags
+
+
+def test_settings_of_several_stages_are_told_apart() -> None:
+    run = SimpleNamespace(recipe=toys.recipe(batch=4, stages={"last": {"batch": 32}}), stages=["first", "last"])
+    assert unplanned._setting(run, "train.batch") == "4 then 32"
+    assert unplanned._setting(run, "train.precision") == "fp32"
 
 
 def test_a_run_appears_with_its_cost_and_the_command_that_made_it(trained: Path, tmp_path: Path) -> None:
@@ -307,6 +324,44 @@ def test_kept_neighbours_with_another_picture_are_not_believed(trained: Path, tm
     assert made.contenders[0].neighbours.picture == "report-neighbours/run.png"
 
 
+def test_neighbours_are_of_the_first_training_that_did_not_diverge_and_of_its_first_samples(
+    trained: Path, tmp_path: Path
+) -> None:
+    for seed in range(2):
+        run = tmp_path / f"run-seed-{seed}"
+        shutil.copytree(trained / "slow-seed-0", run)
+        recipe(run, ("train", "seed"), seed)
+        measured(run, {seed: 3.0, 10: 4.0})
+    shutil.rmtree(tmp_path / "run-seed-0" / "checkpoints")
+    with (tmp_path / "run-seed-0" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "diverged", "step": 2, "term": "generator"}) + "\n")
+    _, made = report(tmp_path, look=True)
+    looked = made.contenders[0].neighbours
+    assert (looked.train_seed, looked.generation_seed) == (1, 1)
+
+
+def test_one_network_measures_spoilt_images_for_all_its_figures(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained / "slow-seed-0", run)
+    kernel = FD.replace("fd@", "kd@").replace("N=8", "N=8:subsets=100x8")
+    content = entry(3.0)
+    content["figures"].append({"name": kernel, "value": 0.1, "std": 0.01, "note": "of each single measurement"})
+    (run / "evaluation.json").write_text(json.dumps({"end": content}))
+    _, made = report(tmp_path, "run", look=True)
+    assert [figure.name for figure in made.figures] == [FD, kernel]
+    assert all(set(figure.sanity) == set(measure.SPOILT) for figure in made.figures)
+    assert not made.figures[1].note, "a spread of its own is not shown, nor what is said of it"
+
+
+def test_figures_through_several_networks_keep_their_spoilt_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = SimpleNamespace(images=range(100), num=8)
+    found = alongside.Alongside()
+    for name in ("one", "other"):
+        monkeypatch.setattr(measure, "sanity", lambda asked, name=name: {"blurred": {f"fd@{name}": 1.0}})
+        alongside._spoil(asked, name, found, lambda text: None)
+    assert found.sanity == {"blurred": {"fd@one": 1.0, "fd@other": 1.0}} and not found.remarks
+
+
 def test_few_real_images_are_said_of_spoilt_ones(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "slow-seed-0", tmp_path / "run")
     larger = FD.replace("N=8", "N=12")
@@ -325,7 +380,7 @@ def test_images_that_moved_are_named_or_found_by_another_run(trained: Path, tmp_
         recipe(tmp_path / f"run-seed-{seed}", ("train", "seed"), seed)
     moved_images(tmp_path / "run-seed-0")
     _, made = report(tmp_path, "run-seed-0", "run-seed-1", look=True)
-    assert made.contenders[0].neighbours and made.figures[0].sanity
+    assert len(made.contenders) == 1 and made.contenders[0].neighbours and made.figures[0].sanity
     found, made = report(tmp_path, "run-seed-0", look=True)
     assert not made.contenders[0].neighbours and "--data names those of the training" in found.out
     _, made = report(tmp_path, "run-seed-0", "--data", str(trained / "pics"), look=True)
@@ -374,11 +429,26 @@ def by_another_network(run: Path) -> None:
     measured(run, {0: 3.0}, entry(4.0, name=FD.replace("random-conv-v1", "seen-by-nobody"), seed=0))
 
 
+def of_another_size(run: Path) -> None:
+    measured(run, {0: 3.0}, entry(4.0, name=FD.replace("32px", "64px"), seed=0))
+
+
+def structure_alone(run: Path) -> None:
+    row = dict.fromkeys(("images", "images_shuffled", "real", "real_shuffled"), 0.5)
+    content = entry(3.0, structure={"symmetry_error": row}) | {"figures": [], "floor": []}
+    (run / "evaluation.json").write_text(json.dumps({"end": content}))
+
+
 UNSEEN = {
     "images that are gone": (moved_images, "nearest training images are shown: there is no"),
     "images that changed": (changed_images, "holds other images now than when the runs were trained"),
     "unknown images": (without_manifest, "no manifest says which images"),
     "an unknown network": (by_another_network, "Nothing is measured through seen-by-nobody:32px beside the runs'"),
+    "features of another size": (of_another_size, "the one at hand is random-conv-v1:32px"),
+    "no network": (
+        structure_alone,
+        "Nearest training images are not shown: they are looked for in a figure's network.",
+    ),
 }
 
 
@@ -391,7 +461,12 @@ def test_what_cannot_be_measured_beside_runs_is_said(trained: Path, tmp_path: Pa
     found, made = report(tmp_path, "run", look=True)
     assert made is not None, found.err
     assert any(says in flag for flag in made.flags), made.flags
-    assert bool(made.contenders[0].neighbours) == (what == "an unknown network")
+    there = what in ("an unknown network", "features of another size")
+    assert bool(made.contenders[0].neighbours) == there
+    bare = [figure.name for figure in made.figures if not figure.sanity]
+    silent = [flag for flag in made.flags if flag.endswith("would say of spoilt images is not shown.")]
+    assert len(bare) == 1 and (bool(silent) == (there or what == "no network"))
+    assert all(bare[0] in flag for flag in silent)
 
 
 def other_images(place: Path) -> None:
@@ -430,6 +505,10 @@ REFUSED = {
     ),
     "other images": (lambda place: other_images(place) or ["slow-seed-0", "slow-seed-1"], "trained on pics and"),
     "another size": (lambda place: ["slow-seed-0", size(place / "fast-seed-0")], "with data.resolution = 32 and"),
+    "another crop": (
+        lambda place: recipe(place / "fast-seed-0", ("data", "crop"), "none") or ["slow-seed-0", "fast-seed-0"],
+        "with data.crop = center and",
+    ),
     "no plugin": (lambda place: [broken(place, "slow-seed-0", "gone")], 'slow-seed-0: no plugin "gone"'),
     "all at once": (lambda place: [broken(place, "slow-seed-0", "gone"), "nowhere"], "there is no run folder nowhere"),
     "a figure without end": (lambda place: edited(place / "slow-seed-0", 1e308), "an entry is not a measurement"),
