@@ -294,6 +294,8 @@ def test_two_figures_of_one_label_are_told_apart(made: Comparison) -> None:
         (telling.duration(59.6), "60 s"),
         (telling.duration(12_000), "3 h 20 min"),
         (telling.probability(0.0), "< 0.001"),
+        (telling.probability(0.0496), "0.0496"),
+        (telling.probability(0.0504), "0.05"),
         (telling.number(-1.25, 1), "−1.2"),
         (telling.number(-0.04, 1), "0.0"),
         (telling.number(None, 1), "–"),

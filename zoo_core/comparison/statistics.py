@@ -17,6 +17,8 @@ import numpy as np
 from scipy import special, stats
 
 CONFIDENCE = 0.95
+LEVEL = round(1 - CONFIDENCE, 9)
+"""Corrected p below which a pair is decided."""
 ROUNDING = 1e-9
 """Share of a difference below which another one is the same."""
 
@@ -109,6 +111,12 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
     return _known(stats.kendalltau(*zip(*pairs, strict=True)).statistic) if len(pairs) > 1 else None
 
 
+def written(p: float) -> str:
+    """A p in two digits, in three where two would put it on the other side of `LEVEL`."""
+    text = f"{p:.2g}"
+    return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.3g}"
+
+
 def trained(values: np.ndarray) -> np.ndarray:
     """The rows of trainings that gave a number."""
     return values[np.isfinite(values).all(1)]
@@ -133,8 +141,8 @@ def _decide(verdict: Verdict, values: Mapping[str, np.ndarray], lower_is_better:
         reason = "fewer than two pairs of trainings gave a number"
     elif verdict.adjusted is None:
         reason = "two trainings differ by just the same, which rates do by chance"
-    elif verdict.adjusted >= 1 - CONFIDENCE:
-        reason = f"p = {verdict.adjusted:.2g} after Holm's correction"
+    elif verdict.adjusted >= LEVEL:
+        reason = f"p = {written(verdict.adjusted)} after Holm's correction"
     elif not abs(verdict.difference) > spread:
         reason = f"the gap is below the spread between trainings ({spread:.3g})"
     elif len(trained(winner)) < len(winner):

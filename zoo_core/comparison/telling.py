@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from zoo_core.comparison.results import Compared, Comparison, Contender
-from zoo_core.comparison.statistics import Verdict
+from zoo_core.comparison.statistics import Verdict, written
 
 MAIN = ("fid", "fd", "pair_excess", "symmetry_error")
 """What a headline is about: one figure of the whole distribution, and distant parts that belong together."""
@@ -136,8 +136,8 @@ def duration(seconds: float) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Two digits, never 0."""
-    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """Two digits or three, never 0."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else written(p)
 
 
 def _scaled(value: float, step: int, units: Sequence[str]) -> str:
