@@ -15,7 +15,7 @@ import yaml
 from calls import call
 from PIL import Image
 
-from zoo_core.comparison import alongside, measure, results, unplanned
+from zoo_core.comparison import alongside, existing, measure, results, unplanned
 from zoo_core.errors import UserError
 
 SMALL = [
@@ -360,6 +360,33 @@ def test_figures_through_several_networks_keep_their_spoilt_rows(monkeypatch: py
         monkeypatch.setattr(measure, "sanity", lambda asked, name=name: {"blurred": {f"fd@{name}": 1.0}})
         alongside._spoil(asked, name, found, lambda text: None)
     assert found.sanity == {"blurred": {"fd@one": 1.0, "fd@other": 1.0}} and not found.remarks
+
+
+def test_neighbours_that_cannot_be_had_of_one_contender_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {name: [SimpleNamespace(folder=Path(name), values={FD: {0: 1.0}})] for name in ("one", "other")}
+    contenders = [SimpleNamespace(name=name, runs=[SimpleNamespace(state="done")]) for name in runs]
+
+    def find(name: str, *rest: object) -> str:
+        if name == "one":
+            raise UserError("its disk is gone.")
+        return f"neighbours of {name}"
+
+    monkeypatch.setattr(alongside.neighbours, "find", find)
+    found = alongside.Alongside()
+    alongside._find_neighbours(alongside.Wanted(runs, contenders, [FD], 8, Path("page.html")), None, found, print)
+    assert found.neighbours == {"other": "neighbours of other"}
+    assert found.remarks == ["Training images nearest to one's samples are not shown: its disk is gone."]
+
+
+def test_a_run_that_is_not_through_pays_for_the_stages_that_it_saw(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = [{"stage": "first", "step": 1, "images": 24}, {"stage": "last", "step": 1, "images": 8}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    bill = SimpleNamespace(prices=lambda kind: {"first": 1.0, "last": 2.0}, cost=lambda shares, prices, memory: shares)
+    monkeypatch.setattr(existing, "Bill", lambda *what: bill)
+    run = SimpleNamespace(recipe=None, stages=["first", "last"], folder=tmp_path)
+    assert existing._cost([run], None)[1] == {"first": 0.75, "last": 0.25}
 
 
 def test_few_real_images_are_said_of_spoilt_ones(trained: Path, tmp_path: Path) -> None:
