@@ -258,10 +258,11 @@ def test_curves_name_the_n_that_they_were_measured_with(place: Path) -> None:
     larger = FD.replace("N=8", "N=32")
     for run in place.glob("*-seed-*"):
         ways = [entry(90.0 - step, step, structure={"pair_agreement": row}) for step in (1, 2)]
-        at_end = [entry(9.0, name=larger, seed=seed) for seed in (0, 1)]
+        at_end = [entry(9.0, name=larger, seed=seed, structure={"pair_agreement": row}) for seed in (0, 1)]
         (run / "evaluation.json").write_text(json.dumps({"during": ways[:1], "end": ways[1], "commands": at_end}))
     _, made = report(place)
-    assert (made.num, [figure.name for figure in made.figures]) == (32, [larger])
+    assert made.num == 32
+    assert [figure.name for figure in made.figures] == [larger, "pair_agreement@drawn:N=32", "pair_excess@drawn:N=32"]
     assert {name for point in made.contenders[0].runs[0].curve for name in point.values} == {
         FD,
         "pair_agreement@drawn:N=8",
