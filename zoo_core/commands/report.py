@@ -42,8 +42,11 @@ def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, data: str |
     if os.path.exists(file.parent / plan.FILE):
         raise UserError(f"{file.parent} holds a comparison with a report of its own; name another place with --out.")
     numbers = file.with_suffix(Path(results.FILE).suffix)
-    if os.path.exists(numbers) and not results.is_report(numbers):
-        raise UserError(f"{numbers}, where the numbers would go, is no report; name another page with --out.")
+    there = next((path for path in (numbers, file) if os.path.exists(path)), None)
+    if there and not results.is_report(numbers):
+        raise UserError(f"{there} is there and no report; name another page with --out.")
+    if data and no_measure:
+        raise click.UsageError("--data is for what --no-measure leaves out; leave one of them out.")
     request = existing.Request(
         folders=[Path(os.path.expanduser(folder)) for folder in dict.fromkeys(runs)],
         page=file,
@@ -53,8 +56,8 @@ def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, data: str |
         look=not no_measure,
     )
     found = existing.compare(request, session.build_stages, click.echo)
-    write_text(numbers, results.to_json(found))
     page.write(found, file.parent, file.name)
+    write_text(numbers, results.to_json(found))
     for line in page.summary(found):
         click.echo(line)
     click.echo(f"{file} has it all; {numbers.name} beside it has the numbers.")

@@ -4,6 +4,8 @@ images, and the training images nearest to samples. It takes the images that the
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,20 +85,35 @@ def look(wanted: Wanted, say: Say) -> Alongside:
 
 def _images(wanted: Wanted) -> ImageSet:
     """The images of training. Raises UserError where they cannot be had, or nobody knows which they were."""
-    known = [run for group in wanted.grouped.values() for run in group if run.data]
-    if not known:
-        raise UserError("no manifest says which images the runs were trained on.")
+    found = [run for group in wanted.grouped.values() for run in group]
+    known = [run for run in found if run.data]
+    if wanted.source or not known:
+        return open_checked(found, wanted.source)
     refusals = []
-    for source, run in {wanted.source or run.recipe.data.source: run for run in reversed(known)}.items():
+    for source, run in {run.recipe.data.source: run for run in reversed(known)}.items():
         try:
-            images = open_for(run.recipe.data, source)
+            return open_checked([run], source)
         except UserError as error:
             refusals.append(str(error))
-            continue
-        if images.content == run.data["content"]:
-            return images
-        refusals.append(f"{source or images.name} holds other images now than when the runs were trained.")
-    raise UserError(f"{' '.join(refusals)} --data names those of the training.")
+    raise UserError(f"{' '.join(refusals)} --data says where they are now.")
+
+
+def open_checked(found: Sequence[Found], source: str) -> ImageSet:
+    """The images that runs were trained on, from where they are now (empty: where the first had them), with maps if the
+    first had any.
+
+    Raises UserError where there are none, or others, or no manifest says which they were.
+    """
+    run = next((run for run in found if run.data), None)
+    if run is None:
+        raise UserError("no manifest says which images the runs were trained on.")
+    source = source or run.recipe.data.source
+    if source not in ("", "drawn") and not os.path.exists(os.path.expanduser(source)):
+        raise UserError(f"{source} is not there.")
+    images = open_for(run.recipe.data, source)
+    if images.content != run.data["content"]:
+        raise UserError(f"{source or images.name} holds other images than those of the training.")
+    return images
 
 
 def _kinds(names: Sequence[str]) -> dict[str, list[str]]:
@@ -139,8 +156,11 @@ def _find_neighbours(wanted: Wanted, asked: Asked, found: Alongside, say: Say) -
                 continue
             seed = min(run.values[wanted.names[0]])
             try:
+                mine = asked
+                if run.recipe.data.maps:  # samples are drawn from this run's own maps
+                    mine = dataclasses.replace(asked, images=open_checked([run], wanted.source))
                 found.neighbours[contender.name] = neighbours.find(
-                    contender.name, trained, run.folder, seed, wanted.page.parent, keep, asked, say
+                    contender.name, trained, run.folder, seed, wanted.page.parent, keep, mine, say
                 )
             except UserError as error:
                 found.remarks.append(f"Training images nearest to {contender.name}'s samples are not shown: {error}")

@@ -51,12 +51,14 @@ class Request:
 def compare(request: Request, build: bench.Build, say: Say) -> Comparison:
     """Runs as a comparison; `build` asks a recipe's plugin for its stages.
 
-    Raises UserError for what is no run, two runs of the same training, runs on different images, and runs without a
-    figure that all have.
+    Raises UserError for what is no run, two runs of the same training, runs on different images, a source of other
+    images, and runs without a figure that all have.
     """
     beside = request.page.parent
     found = find_all(request.folders, build)
     data = same_data(found)
+    if request.source:
+        alongside.open_checked(found, request.source)
     grouped = groups(found)
     names, num, left_out = _common_figures(found)
     samplings = min(len(run.values[name]) for run in found if not run.state.diverged for name in names)
@@ -84,7 +86,7 @@ def compare(request: Request, build: bench.Build, say: Say) -> Comparison:
         contenders=contenders,
         figures=figures,
         agreement=assemble.agreements(figures),
-        flags=flags_for(contenders, figures, remarks, len(shared)),
+        flags=flags_for(contenders, figures, remarks, min(map(len, grouped.values()))),
         manifest={"this page": runs.manifest(found[0].recipe, data, 1)}
         | {f"run {_relative(run.folder, beside)}": run.manifest for run in found},
         command=request.command,

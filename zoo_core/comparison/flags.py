@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from zoo_core.comparison.assemble import figure_names, label
 from zoo_core.comparison.results import Budget, Compared, Contender
 from zoo_core.comparison.statistics import CONFIDENCE
-from zoo_core.comparison.telling import listed
+from zoo_core.comparison.telling import is_structure, listed
 from zoo_core.extractors import INCEPTION
 from zoo_core.random_conv import RANDOM_CONV
 
@@ -32,8 +32,8 @@ def flags_for(
     seeds: int,
     budget: Budget | None = None,
 ) -> list[str]:
-    """What a reader must know before trusting a row; `seeds` are the trainings of each, `budget` is None where runs
-    followed none together."""
+    """What a reader must know before trusting a row; `seeds` are the trainings of each, the fewest where that
+    differs; `budget` is None where runs followed none together."""
     found = [*remarks, *_few_seeds(seeds), *_many_figures(figures)]
     for contender in contenders:
         for run in contender.runs:
@@ -41,8 +41,7 @@ def flags_for(
                 found.append(f"{contender.name}, seed {run.seed}, {run.state}: {run.note}.")
         found += _off_budget(contender, budget) if budget else []
         found += [_pretrained(contender.name, network, figures) for network in contender.pretrained]
-    unread = [label(name) for name in figure_names(contenders)[1]]
-    found += [f"No training has a number of {listed(unread, MOST)}: such images do not show it."] if unread else []
+    found += _unread(figure_names(contenders)[1])
     notes: dict[str, list[str]] = {}
     for figure in figures:
         notes.setdefault(figure.note, []).append(figure.label)
@@ -55,6 +54,14 @@ def _few_seeds(seeds: int) -> list[str]:
     if seeds < ENOUGH_TO_WIN:
         return [f"With {seeds} training seeds a win is a hint; the protocol asks for {ENOUGH_TO_WIN} to claim one."]
     return []
+
+
+def _unread(names: Sequence[str]) -> list[str]:
+    """Figures that no training has a number of."""
+    shown = [label(name) for name in names if is_structure(name)]
+    others = [label(name) for name in names if not is_structure(name)]
+    said = [f"No training has a number of {listed(shown, MOST)}: such images do not show it."] if shown else []
+    return said + ([f"No training has a number of {listed(others, MOST)}."] if others else [])
 
 
 def _many_figures(figures: Sequence[Compared]) -> list[str]:

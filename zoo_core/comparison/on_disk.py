@@ -83,7 +83,9 @@ def _find(folder: Path, build: bench.Build) -> Found:
             for name, value in assemble.values(entry, recipe).items():
                 values.setdefault(name, {})[seed] = value
             floors |= _floors(entry, recipe)
-            notes |= {row["name"]: row["note"] for row in entry["figures"] if row["note"] and row["std"] is None}
+            notes |= {
+                row["name"]: row["note"] for row in entry["figures"] if row.get("note") and row.get("std") is None
+            }
     return Found(folder, recipe, stages, state, values, floors, notes, runs.read_manifest(folder))
 
 

@@ -214,7 +214,11 @@ def read(path: Path) -> Comparison:
         raise UserError(f"{path} is not JSON; name the report.json of a comparison.") from None
     if not isinstance(content, dict) or content.get("protocol") != PROTOCOL:
         raise UserError(f"{path} is not a report of the protocol {PROTOCOL}.")
-    return build(Comparison, content, "the report")
+    try:
+        return build(Comparison, content, "the report")
+    except UserError as error:
+        remedy = "If another version of zoo wrote it, repeat the comparison's command, which trains nothing anew."
+        raise UserError(f"{error} {remedy}") from None
 
 
 def is_report(path: Path) -> bool:

@@ -55,7 +55,8 @@ def neighbours(contenders: list[Contender], folder: Path) -> list[Sheet]:
 def _neighbours(contender: Contender, folder: Path) -> Sheet:
     found = contender.neighbours
     if not found:
-        return Sheet(contender.name, "no training ended")
+        ended = any(run.state != "diverged" for run in contender.runs)
+        return Sheet(contender.name, "could not be had" if ended else "no training ended")
     caption = f"ratio {telling.number(found.ratio, 2)}, training seed {found.train_seed}"
     return _shown(contender, folder / found.picture, caption, f"{caption}; the picture is missing or damaged")
 

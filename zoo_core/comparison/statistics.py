@@ -112,9 +112,9 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
 
 
 def written(p: float) -> str:
-    """A p in two digits, in three where two would put it on the other side of `LEVEL`."""
-    text = f"{p:.2g}"
-    return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.3g}"
+    """A p in two digits, in more where two would put it on the other side of `LEVEL`."""
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) < LEVEL) == (p < LEVEL))
 
 
 def trained(values: np.ndarray) -> np.ndarray:

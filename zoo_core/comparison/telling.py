@@ -136,7 +136,7 @@ def duration(seconds: float) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Two digits or three, never 0."""
+    """Two digits or as many as it takes, never 0."""
     return NONE if p is None else "< 0.001" if p < 0.001 else written(p)
 
 

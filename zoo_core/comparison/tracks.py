@@ -36,8 +36,8 @@ def level(contenders: Mapping[str, Recipe], track: Track, batch: int) -> tuple[d
             remarks.append(f"{name} is class-conditional in its recipe; here no contender is told the class.")
         if recipe.data.mirror:
             remarks.append(f"{name} mirrors images in its recipe; in the common track nobody does.")
-        if _augmentation(recipe):
-            remarks.append(f"{name} augments in its recipe ({', '.join(_augmentation(recipe))}); here nobody does.")
+        if augmentation(recipe):
+            remarks.append(f"{name} augments in its recipe ({', '.join(augmentation(recipe))}); here nobody does.")
     return {name: _common(recipe, labels, batch or BATCH) for name, recipe in contenders.items()}, remarks
 
 
@@ -60,7 +60,8 @@ def _common(recipe: Recipe, labels: bool, batch: int) -> Recipe:
     return recipe.replace(train=train, data=data, loss=loss)
 
 
-def _augmentation(recipe: Recipe) -> list[str]:
+def augmentation(recipe: Recipe) -> list[str]:
+    """The options of a recipe's loss that alter what the discriminator sees."""
     options = recipe.loss.options if recipe.loss else {}
     return [name for name in AUGMENTATION if options.get(name)]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from zoo_core import recipe as recipes
 from zoo_core import runs
+from zoo_core.comparison import tracks
 from zoo_core.comparison.assemble import label
 from zoo_core.comparison.on_disk import Found
 from zoo_core.comparison.telling import is_structure, kind, listed
@@ -16,7 +17,7 @@ from zoo_core.evaluation import REFERENCE
 from zoo_core.recipe import for_stage
 
 SHARED = ("train.batch", "train.precision", "data.labels", "data.mirror")
-"""What the common track makes equal; a sentence says where runs differ."""
+"""What the common track makes equal, beside augmentation; a sentence says where runs differ."""
 
 
 def remarks(groups: Mapping[str, Sequence[Found]], figures: Sequence[str]) -> list[str]:
@@ -40,6 +41,8 @@ def _differences(groups: Mapping[str, Sequence[Found]]) -> list[str]:
         said.append("No plan made these runs alike: a verdict compares whole recipes, with all that differs in them.")
     facts = {"images of training": {name: f"{seen(group):,}" for name, group in groups.items()}}
     facts |= {place: {name: _setting(group[0], place) for name, group in groups.items()} for place in SHARED}
+    altered = {name: tracks.augmentation(group[0].recipe) for name, group in groups.items()}
+    facts["augmentation"] = {name: " and ".join(options) or "none" for name, options in altered.items()}
     for what, by_name in facts.items():
         if len(set(by_name.values())) > 1:
             said.append(f"They differ in {what}: {', '.join(f'{name} {value}' for name, value in by_name.items())}.")
