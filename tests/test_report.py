@@ -16,6 +16,7 @@ import yaml
 from calls import call
 from PIL import Image
 
+from zoo_core import session
 from zoo_core.comparison import alongside, existing, measure, results, unplanned
 from zoo_core.errors import UserError
 
@@ -288,6 +289,9 @@ def test_figures_against_other_images_are_told_apart(place: Path) -> None:
         (run / "evaluation.json").write_text(json.dumps({"end": entry(9.0, name=other)}))
     _, made = report(place)
     assert "FD is held against pets-0123abcd, not against the images of training." in made.flags
+    whole = FD.replace(":train", ":train=781")
+    alone = "isc@inception-v3-compat:6726825d:N=8:splits=10"
+    assert unplanned._references([FD, whole, alone, "pair_excess@drawn:N=8"]) == []
 
 
 def test_structure_stands_beside_what_real_pictures_score(place: Path) -> None:
@@ -457,6 +461,26 @@ def test_contenders_are_called_after_their_folders(place: Path, folders: list[st
         shutil.move(place / run, top / folder)
     _, made = report(place, *(f"0/{folder}" for folder in folders))
     assert [each.name for each in made.contenders] == names
+
+
+def test_a_network_that_a_loss_looks_through_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = session.build_stages
+
+    def through(*given: Any) -> list[Any]:
+        return [dataclasses.replace(stage, pretrained=("VGG16 of ImageNet (LPIPS)",)) for stage in built(*given)]
+
+    monkeypatch.setattr(session, "build_stages", through)
+    _, made = report(place, "slow-seed-0")
+    assert made.contenders[0].pretrained == ["VGG16 of ImageNet (LPIPS)"]
+    assert any("trained through VGG16 of ImageNet (LPIPS)" in flag for flag in made.flags)
+
+
+def test_the_home_folder_may_be_written_short(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    (place / "elsewhere").mkdir()
+    words = ["~/slow-seed-0", "--no-cost", "--no-measure"]
+    found = call(place / "elsewhere", ["report", *words, "--out", "~/page.html"])
+    assert found.code == 0 and (place / "page.html").exists(), found.err
 
 
 def test_folders_that_are_no_text_make_a_page(place: Path) -> None:
