@@ -25,8 +25,8 @@ import click
 def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, data: str | None, out: Path) -> None:
     """Make the page of `zoo compare` from runs that are there: those of one recipe are one contender.
 
-    Shown are the figures that all have: those of the end of training, and of `zoo evaluate`. Runs that were
-    not made under one plan differ in more than one thing, and the page says in what.
+    Shown are the figures that all have: those of the end of training, and of `zoo evaluate`. The page says where
+    runs differ in what a common track would make equal; their recipes are on it.
     """
     if not runs:
         raise click.UsageError("Name at least one run folder.")
@@ -56,8 +56,8 @@ def command(runs: tuple[Path, ...], no_cost: bool, no_measure: bool, data: str |
         look=not no_measure,
     )
     found = existing.compare(request, session.build_stages, click.echo)
-    page.write(found, file.parent, file.name)
     write_text(numbers, results.to_json(found))
+    page.write(found, file.parent, file.name)
     for line in page.summary(found):
         click.echo(line)
     click.echo(f"{file} has it all; {numbers.name} beside it has the numbers.")

@@ -15,7 +15,7 @@ from zoo_core.comparison.measure import Asked, Values
 from zoo_core.comparison.on_disk import Found
 from zoo_core.comparison.results import Contender, Neighbours
 from zoo_core.comparison.telling import kind, listed
-from zoo_core.data import ImageSet, open_for
+from zoo_core.data import DRAWN, ImageSet, open_for
 from zoo_core.errors import UserError
 from zoo_core.extractors import Extractor, open_extractor
 
@@ -108,7 +108,7 @@ def open_checked(found: Sequence[Found], source: str) -> ImageSet:
     if run is None:
         raise UserError("no manifest says which images the runs were trained on.")
     source = source or run.recipe.data.source
-    if source not in ("", "drawn") and not os.path.exists(os.path.expanduser(source)):
+    if source not in ("", DRAWN) and not os.path.exists(os.path.expanduser(source)):
         raise UserError(f"{source} is not there.")
     images = open_for(run.recipe.data, source)
     if images.content != run.data["content"]:
